@@ -1,0 +1,33 @@
+"""Packaging: everything it needs stands in settings.ini, the one place that nbdev reads too."""
+from configparser import ConfigParser
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+parser = ConfigParser(delimiters=["="], interpolation=None)
+parser.read(here / "settings.ini", encoding="utf-8")
+settings = parser["DEFAULT"]
+extras = {name: settings[f"{name}_requirements"].split() for name in ("dev", "wandb", "tensorboard")}
+
+setup(
+    name=settings["lib_name"],
+    version=settings["version"],
+    description=settings["description"],
+    keywords=settings["keywords"],
+    author=settings["author"],
+    author_email=settings["author_email"],
+    license="Apache-2.0",
+    url=settings["git_url"],
+    long_description=(here / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    packages=find_packages(include=["epuredgm*"]),
+    python_requires=f">={settings['min_python']}",
+    install_requires=settings["requirements"].split(),
+    extras_require=extras,
+    entry_points={
+        "console_scripts": settings["console_scripts"].split(),
+        "nbdev": [f"{settings['lib_name']}={settings['lib_name']}._modidx:d"],
+    },
+    zip_safe=False,
+)

@@ -1,0 +1,149 @@
+"""The repository as a whole: package and notebooks in step, nothing undefined, nothing heavy, everything documented."""
+import filecmp
+import json
+import shutil
+
+import checks
+import pytest
+from conftest import ROOT, copy_repository, run_process
+
+PACKAGE = ROOT / "epuredgm"
+HEAVY = ("torch", "torchvision", "torchmetrics", "wandb", "tensorboard", "sklearn", "scipy", "matplotlib", "accelerate", "pandas")
+
+
+def tell(wrong):
+    "The message of a failed check: one line for each thing that is wrong."
+    return "\n" + "\n".join(wrong)
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory):
+    return copy_repository(tmp_path_factory.mktemp("repository"))
+
+
+def files(folder):
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+
+
+# ---------------------------------------------------------------- notebooks and package in step
+def test_export_is_in_step(repository):
+    exported = repository / "epuredgm"
+    before = repository / "before"
+    shutil.copytree(exported, before)
+    shutil.rmtree(exported)
+    result = run_process("nbdev_export", cwd=repository)
+    assert result.returncode == 0, result.stderr
+    common = files(before) & files(exported)
+    differing = [f"{name} differs from its notebook" for name in sorted(common) if not filecmp.cmp(before / name, exported / name, shallow=False)]
+    missing = [f"{name} is not exported yet" for name in sorted(files(exported) - files(before))]
+    orphans = [f"{name} has no notebook" for name in sorted(files(before) - files(exported))]
+    wrong = differing + missing + orphans
+    shutil.rmtree(before)
+    assert not wrong, tell(wrong) + "\ncall make export"
+
+
+def test_notebooks_are_clean(repository):
+    result = run_process("nbdev_clean", cwd=repository)
+    assert result.returncode == 0, result.stderr
+    wrong = [
+        f"{path.relative_to(repository)} is not clean"
+        for path in checks.notebooks(repository)
+        if path.read_bytes() != (ROOT / path.relative_to(repository)).read_bytes()
+    ]
+    assert not wrong, tell(wrong) + "\ncall make export"
+
+
+def test_notebooks_have_their_form():
+    wrong = [line for path in checks.notebooks(ROOT) for line in checks.notebook_form(path, str(path.relative_to(ROOT)))]
+    assert not wrong, tell(wrong)
+
+
+def test_names_are_defined_and_imports_used():
+    result = run_process("ruff", "check", "--no-cache", "--isolated", "--select", "F821,F401,F811,E9", "epuredgm", "tests", "bench", ".ci", "setup.py")
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_rooms_import_only_from_rooms_above():
+    graph = checks.import_graph(PACKAGE)
+    assert len(graph) > 10, "the package's modules were not found"
+    wrong = checks.import_cycles(graph) + checks.room_order(graph)
+    assert not wrong, tell(wrong)
+
+
+def test_public_names_are_documented():
+    wrong = [line for name, path in checks.modules(PACKAGE).items() if path.name != "_modidx.py" for line in checks.undocumented(path, name)]
+    assert not wrong, tell(wrong)
+
+
+def test_no_public_name_twice():
+    owners = {}
+    for module, path in checks.modules(PACKAGE).items():
+        for name in checks.public_names(path):
+            owners.setdefault(name, []).append(module)
+    wrong = [f"{name} is in {' and '.join(modules)}" for name, modules in sorted(owners.items()) if len(modules) > 1]
+    assert not wrong, tell(wrong) + "\nepuredgm.all can hold each name once"
+
+
+# ---------------------------------------------------------------- light imports
+def loaded(code):
+    "Which of the heavy libraries a process has loaded after running `code`."
+    result = run_process("python", "-c", f"{code}\nimport sys, json\nprint(json.dumps([name for name in {HEAVY} if name in sys.modules]))")
+    assert result.returncode == 0, result.stderr
+    return set(json.loads(result.stdout.splitlines()[-1]))
+
+
+HELP = """
+import sys
+from epuredgm.cli import main
+sys.argv = ["epuredgm", *{words}, "--help"]
+try: main()
+except SystemExit as stop: assert not stop.code, stop.code
+"""
+
+
+def test_the_check_for_loaded_libraries_sees_them():
+    assert loaded("import PIL, numpy, scipy") == {"scipy"}
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["import epuredgm", "import epuredgm.core.config", "import epuredgm.core.registry", "import epuredgm.cli"]
+    + [HELP.format(words=words) for words in ([], ["train"], ["sample"], ["evaluate"], ["params"], ["toy"], ["demo"])],
+    ids=["package", "config", "registry", "cli", "help", "train", "sample", "evaluate", "params", "toy", "demo"],
+)
+def test_nothing_heavy_until_it_is_used(code):
+    assert loaded(code) == set()
+
+
+@pytest.mark.parametrize("module", ["epuredgm.data.designs", "epuredgm.data.folders", "epuredgm.models.beta_vae", "epuredgm.train.learner", "epuredgm.all"])
+def test_only_torch_is_loaded(module):
+    assert loaded(f"import {module}") <= {"torch"}
+
+
+# ---------------------------------------------------------------- configurations, licence, words
+CONFIGURATIONS = sorted(path.name for path in (ROOT / "configs").iterdir() if path.suffix in (".yaml", ".yml", ".json"))
+
+
+def test_the_specified_configurations_ship():
+    assert {"vae_epure_full.yaml", "vae_toy_test.yaml", "demo.yaml"} <= set(CONFIGURATIONS)
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_configuration_loads(name):
+    from epuredgm.core.config import dump_config, load_config, parse_config
+
+    import yaml
+
+    config = load_config(ROOT / "configs" / name)
+    assert parse_config(yaml.safe_load(dump_config(config))) == config
+
+
+def test_licence_is_apache_2():
+    text = (ROOT / "LICENSE").read_text(encoding="utf-8")
+    assert "Apache License" in text and "Version 2.0, January 2004" in text and "END OF TERMS AND CONDITIONS" in text
+    assert len(text) == 11358
+
+
+def test_no_absolute_paths():
+    wrong = checks.absolute_paths(ROOT)
+    assert not wrong, tell(wrong)
