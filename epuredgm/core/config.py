@@ -19,8 +19,8 @@ from pydantic import (AfterValidator, BaseModel, ConfigDict, Field, NonNegativeF
                       SerializeAsAny, ValidationError, field_validator)
 from pydantic_core import PydanticCustomError
 
-from .documents import Draft, translate
-from .errors import ConfigError, DataError, listing, near_miss
+from .documents import ABSENT, Draft, lookup, translate
+from .errors import ConfigError, DataError, listing, near_miss, there_are
 from .registry import Registry, datasets, models
 from .spec import component_index
 
@@ -54,7 +54,7 @@ class Dumper(yaml.SafeDumper):
     "Writes what `Loader` reads: sections over several lines, lists on one."
     def ignore_aliases(self, data): return True
 
-
+# %% ../../nbs/core/03_config.ipynb #e1e49e9a
 for kind in (Loader, Dumper):
     kind.yaml_implicit_resolvers = {}
     for tag, pattern, first in SCALARS:
@@ -65,7 +65,7 @@ Loader.add_constructor("tag:yaml.org,2002:seq", lambda loader, node: loader.cons
 Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node)))
 Dumper.add_representer(list, lambda dumper, data: dumper.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=True))
 
-# %% ../../nbs/core/03_config.ipynb #e1e49e9a
+# %% ../../nbs/core/03_config.ipynb #6eeccdd2
 def read_yaml(
     text: str,
 ) -> Any:
@@ -87,7 +87,7 @@ def read_yaml(
     if problems: raise ConfigError("\n".join(problems))
     return value
 
-# %% ../../nbs/core/03_config.ipynb #2f47d7b9
+# %% ../../nbs/core/03_config.ipynb #acf8974f
 def read_json(
     text: str,
 ) -> Any:
@@ -104,11 +104,10 @@ def read_json(
     try: value = json.loads(text, object_pairs_hook=mapping, parse_constant=constant)
     except json.JSONDecodeError as error:
         raise ConfigError(f"line {error.lineno}, column {error.colno}: this is not JSON, {error.msg.lower()}") from None
-    except RecursionError: raise ConfigError("this is nested too deeply to be a configuration") from None
     if problems: raise ConfigError("\n".join(problems))
     return value
 
-# %% ../../nbs/core/03_config.ipynb #2edfd32b
+# %% ../../nbs/core/03_config.ipynb #67ef9fab
 def read_mapping(
     path: str | Path,  # *.json is JSON, everything else YAML
 ) -> dict:
@@ -118,11 +117,11 @@ def read_mapping(
     except FileNotFoundError:
         siblings = [str(file) for file in path.parent.glob("*") if file.suffix in (".yaml", ".yml", ".json")]
         raise ConfigError(f"{path}: there is no such file{near_miss(str(path), siblings)}, give the path of a YAML or JSON file") from None
-    except (IsADirectoryError, PermissionError):
-        raise ConfigError(f"{path}: this can't be read as a file, give the path of a YAML or JSON file") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: byte {error.start} is not UTF-8, save the file as UTF-8 text") from None
-    except (OSError, ValueError) as error: raise ConfigError(f"{path}: this can't be read ({error}), give the path of a file") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{path}: this can't be read ({str(reason).lower()}), give the path of a YAML or JSON file") from None
     try: value = read_json(text) if path.suffix == ".json" else read_yaml(text)
     except ConfigError as error: raise ConfigError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from None
     if value is None: raise ConfigError(f"{path}: this file is empty, it should hold at least the sections model and data")
@@ -130,7 +129,7 @@ def read_mapping(
         raise ConfigError(f"{path}: this should hold sections such as model and data (got {shown(value)})")
     return value
 
-# %% ../../nbs/core/03_config.ipynb #6a181ac4
+# %% ../../nbs/core/03_config.ipynb #4174a472
 def shown(
     value: Any,
     limit: int = 60,  # characters
@@ -142,7 +141,7 @@ def shown(
         except (TypeError, ValueError, RecursionError): text = repr(value)
     return text if len(text) <= limit else text[:limit - 1] + "…"
 
-# %% ../../nbs/core/03_config.ipynb #dc24f2f4
+# %% ../../nbs/core/03_config.ipynb #2136585b
 def apply_overrides(
     draft: Draft,
     overrides: Sequence[str],  # "a.b=value" each; the last of two for the same key counts
@@ -152,8 +151,7 @@ def apply_overrides(
         key, equals, value = str(text).partition("=")
         key = key.strip()
         if not equals or not all(key.split(".")):
-            draft.problem(text, f"an override should read KEY=VALUE, such as training.lr=1e-3 (got {text!r})")
-            draft.overridden.add(text)
+            draft.problem(None, f"an override should read KEY=VALUE, such as training.lr=1e-3 (got {text!r})")
             continue
         draft.overridden.add(key)
         if not value.strip():
@@ -165,6 +163,21 @@ def apply_overrides(
             if not draft.put(key, parsed): draft.problem(key, "there is no such key, since what stands above it is no section")
 
 # %% ../../nbs/core/03_config.ipynb #b2091634
+def report(
+    draft: Draft,
+    source: str,  # of what wasn't overridden
+) -> str:
+    "All problems, one sentence a line: SOURCE: KEY: SENTENCE."
+    def overridden(key):
+        above = any(key == one or key.startswith(one + ".") for one in draft.overridden)
+        below = any(one.startswith(key + ".") for one in draft.overridden) and lookup(draft.file, key) is ABSENT
+        return above or below
+
+    lines = [": ".join(filter(None, ["--set" if key is None or overridden(key.partition("[")[0]) else source, key, sentence]))
+             for key, sentence in draft.problems]
+    return "\n".join(dict.fromkeys(lines))
+
+# %% ../../nbs/core/03_config.ipynb #012bd08e
 def kinds_of(
     annotation: Any,  # of a field, such as `tuple[float, float] | None`
 ) -> set:             # the types of the scalars in it, such as {float, NoneType}
@@ -194,7 +207,7 @@ def mixed_kinds(
                                  or (str in found and kinds <= numbers)
                                  or (bool(found & {int, float}) and kinds <= {bool, NoneType}))
 
-# %% ../../nbs/core/03_config.ipynb #175412b3
+# %% ../../nbs/core/03_config.ipynb #52eedd26
 class Section(BaseModel):
     "A part of the configuration; a sub-class declares its fields with types, bounds and defaults."
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -220,7 +233,7 @@ class DataSection(Section):
     "What every kind of data's section has; a kind sub-classes it and registers the sub-class."
     type: str  # a name in the registry of data
 
-# %% ../../nbs/core/03_config.ipynb #52eedd26
+# %% ../../nbs/core/03_config.ipynb #8d6970e0
 Fraction = Annotated[float, Field(gt=0, lt=1)]  # strictly between 0 and 1
 
 
@@ -229,9 +242,9 @@ def device_name(
 ) -> str:
     "The name, or a `ValueError`; whether the machine has the device is found out when it is used."
     if re.fullmatch(r"auto|(cpu|cuda|mps|xpu)(:[0-9]+)?", name): return name
-    raise ValueError("should be auto, cpu, cuda, mps or xpu, the last four with :1 and so on for the second and so on")
+    raise ValueError("should be auto, cpu, cuda, mps or xpu, with a number where there are several, such as cuda:1")
 
-
+# %% ../../nbs/core/03_config.ipynb #e6016075
 class TrainingConfig(Section):
     "How the learner trains, whatever the model."
     epochs: NonNegativeInt = 100                   # passes through the training split; 0 only builds and evaluates
@@ -262,7 +275,7 @@ class TrainingConfig(Section):
     device: Annotated[str, AfterValidator(device_name)] = "auto"  # such as cpu or cuda:1
     memory_budget_gb: NonNegativeFloat = 4.0       # data of up to this size live on the device
 
-# %% ../../nbs/core/03_config.ipynb #950a126d
+# %% ../../nbs/core/03_config.ipynb #58693b86
 class TrackingConfig(Section):
     "Where metrics go beside `metrics.jsonl`."
     tensorboard: bool = False                      # event files in the run folder
@@ -288,7 +301,7 @@ class SamplingConfig(Section):
     samples_dir: Annotated[str, Field(min_length=1)] | None = None  # where files go, None = samples/ in the run folder
     seed: int = 0
 
-# %% ../../nbs/core/03_config.ipynb #8dbfc0e1
+# %% ../../nbs/core/03_config.ipynb #6e407d89
 class Config(Section):
     "Everything a run is decided by."
     model: SerializeAsAny[ModelSection]            # of the class that the model registered
@@ -298,7 +311,7 @@ class Config(Section):
     sampling: SamplingConfig = SamplingConfig()
     run_dir: Annotated[str, Field(min_length=1)] | None = None  # relative to the current directory
 
-# %% ../../nbs/core/03_config.ipynb #933f8a73
+# %% ../../nbs/core/03_config.ipynb #5a5b1d75
 SENTENCES = {  # pydantic's kind of error → what to say; {…} from the error's context
     "greater_than": "should be greater than {gt}", "greater_than_equal": "should be at least {ge}",
     "less_than": "should be less than {lt}", "less_than_equal": "should be at most {le}",
@@ -331,7 +344,7 @@ def got(
     near = near_miss(error["input"], re.findall(r"'([^']*)'", error["ctx"]["expected"])) if error["type"] == "literal_error" else ""
     return f" (got {shown(error['input'])}{near.replace(' (', ', ').removesuffix(')')})"
 
-# %% ../../nbs/core/03_config.ipynb #2e6b9dfe
+# %% ../../nbs/core/03_config.ipynb #d23a902d
 def place_of(
     location: tuple,  # pydantic's
     values: Any,      # the section that was validated
@@ -356,7 +369,7 @@ def merged(
     if len(unique) == 1 or not all(sentence.startswith(beginning) for sentence in unique): return unique[0]
     return beginning + " or ".join(sentence.removeprefix(beginning) for sentence in unique)
 
-# %% ../../nbs/core/03_config.ipynb #6e407d89
+# %% ../../nbs/core/03_config.ipynb #ecdf1307
 def section_problems(
     section: str,           # its name, "" for the whole configuration
     failure: ValidationError,
@@ -373,7 +386,7 @@ def section_problems(
         else: problems.append((place, merged([sentence_of(error) for error in errors]) + got(errors[0])))
     return problems
 
-# %% ../../nbs/core/03_config.ipynb #5a5b1d75
+# %% ../../nbs/core/03_config.ipynb #cd29f9cf
 def unknown_key(
     key: str,                       # dotted
     allowed: dict[str, list[str]],  # the keys of every section; "" holds the top level's
@@ -388,9 +401,9 @@ def unknown_key(
         places = {other_key: f"{other}.{other_key}".lstrip(".") for other, keys in allowed.items() for other_key in keys}
         near = near_miss(name, places)
         for other_key, place in places.items(): near = near.replace(f"'{other_key}'", f"'{place}'")
-    return f"there is no such key{near}" if near else f"there is no such key, there are {listing(own, limit=40)}"
+    return f"there is no such key{near}" if near else f"there is no such key, {there_are(own, limit=40)}"
 
-# %% ../../nbs/core/03_config.ipynb #ecdf1307
+# %% ../../nbs/core/03_config.ipynb #d4f1e581
 def section_class(
     draft: Draft,
     name: str,           # "model" or "data"
@@ -425,7 +438,7 @@ def validated(
             draft.problem(draft.origins.get(bare, bare) + key[len(bare):], sentence)
         return section.model_construct()
 
-# %% ../../nbs/core/03_config.ipynb #cd29f9cf
+# %% ../../nbs/core/03_config.ipynb #8947264f
 def cross_checks(
     draft: Draft,
     config: "Config",  # every section of it is valid
@@ -438,20 +451,7 @@ def cross_checks(
         try: component_index(tuple(components), value)
         except DataError as error: draft.problem(draft.origins.get(f"sampling.{name}", f"sampling.{name}"), str(error))
 
-
-def report(
-    draft: Draft,
-    source: str,  # of what wasn't overridden
-) -> str:
-    "All problems, one sentence a line: SOURCE: KEY: SENTENCE."
-    lines = []
-    for key, sentence in draft.problems:
-        bare = key.partition("[")[0]
-        given = any(bare == one or bare.startswith(one + ".") for one in draft.overridden)
-        lines.append(f"{'--set' if given else source}: {sentence if '=' in key or key in sentence else f'{key}: {sentence}'}")
-    return "\n".join(dict.fromkeys(lines))
-
-# %% ../../nbs/core/03_config.ipynb #23e0f090
+# %% ../../nbs/core/03_config.ipynb #58809d49
 def parse_config(
     values: dict,                     # sections by name
     source: str = "configuration",    # where it comes from, for messages
@@ -466,24 +466,26 @@ def parse_config(
     translate(draft)
     classes = {"model": section_class(draft, "model", models, ModelSection), "data": section_class(draft, "data", datasets, DataSection),
                "training": TrainingConfig, "tracking": TrackingConfig, "sampling": SamplingConfig}
+    stand_ins = {"model": ModelSection, "data": DataSection}  # where there is no class, which is a problem noted already
     allowed = {"": list(Config.model_fields)} | {name: list(kind.model_fields) for name, kind in classes.items() if kind}
-    whole = {"run_dir": run_dir, **draft.values}
+    whole = draft.values | {"run_dir": run_dir if draft.get("run_dir") is None else draft.get("run_dir")}
     for name, kind in classes.items():
         given = {} if whole.get(name) is None else whole[name]
-        whole[name] = validated(draft, name, kind, given, allowed) if kind else (ModelSection if name == "model" else DataSection).model_construct()
+        whole[name] = validated(draft, name, kind, given, allowed) if kind else stand_ins[name].model_construct()
     config = validated(draft, "", Config, whole, allowed)
     if not draft.problems: cross_checks(draft, config)
     if draft.problems: raise ConfigError(report(draft, source))
     return config
 
-# %% ../../nbs/core/03_config.ipynb #eb229ad6
+# %% ../../nbs/core/03_config.ipynb #b4c66fb7
 def load_config(
     path: str | Path,               # a YAML file, or JSON where it ends so
     overrides: Sequence[str] = (),  # "training.lr=1e-3", parsed as YAML, applied before anything is checked
     **registries: Registry,         # `models` and `datasets`, where not the product's own
 ) -> Config:
     "The configuration in a file; `run_dir` is runs/<name of the file> unless the file says otherwise."
-    return parse_config(read_mapping(path), source=str(path), run_dir=f"runs/{Path(path).stem}", overrides=overrides, **registries)
+    try: return parse_config(read_mapping(path), str(path), f"runs/{Path(path).stem}", overrides, **registries)
+    except RecursionError: raise ConfigError(f"{path}: this is nested too deeply to be a configuration") from None
 
 
 def override_config(

@@ -9,7 +9,7 @@ __all__ = ['documents', 'Draft', 'epure_vaes', 'translate']
 from copy import deepcopy
 from typing import Any
 
-from .errors import listing, near_miss
+from .errors import listing, near_miss, there_are
 
 # %% ../../nbs/core/04_documents.ipynb #a23b6d67
 class Draft:
@@ -18,10 +18,11 @@ class Draft:
     def __init__(self,
         values: dict,  # as read from a file; copied
     ):
+        self.file = values                          # as it came, to tell where a mistake comes from
         self.values = deepcopy(values)
         self.overridden: set[str] = set()           # keys given on the command line
         self.origins: dict[str, str] = {}           # product key → the key that the user wrote
-        self.problems: list[tuple[str, str]] = []   # (key as the user wrote it, what is wrong with it)
+        self.problems: list[tuple[str | None, str]] = []  # (key as the user wrote it, what is wrong)
 
     def has(self, key: str) -> bool: return lookup(self.values, key) is not ABSENT
 
@@ -33,7 +34,7 @@ class Draft:
 
     def take(self, key: str) -> Any: return take_from(self.values, key)
 
-    def problem(self, key: str, sentence: str) -> None: self.problems.append((key, sentence))
+    def problem(self, key: str | None, sentence: str) -> None: self.problems.append((key, sentence))  # None: no key
 
 # %% ../../nbs/core/04_documents.ipynb #91b117f1
 ABSENT = object()  # None is a value, and a legal one
@@ -65,7 +66,7 @@ def put_in(
     values[last] = value
     return True
 
-
+# %% ../../nbs/core/04_documents.ipynb #991b80c5
 def take_from(
     values: dict,
     key: str,   # dotted, has to be there
@@ -77,7 +78,7 @@ def take_from(
     if not values[section]: del values[section]
     return value
 
-# %% ../../nbs/core/04_documents.ipynb #a55b8b42
+# %% ../../nbs/core/04_documents.ipynb #5b4ac1c7
 def move(
     draft: Draft,
     old: str,                  # the document's key
@@ -98,7 +99,7 @@ def move(
         if given[1]: return
     if draft.put(new, value): draft.origins[new] = old
 
-
+# %% ../../nbs/core/04_documents.ipynb #a11e67b1
 def agree(
     draft: Draft,
     key: str,     # the document's key; it disappears
@@ -120,9 +121,9 @@ def close(
     if not draft.has(section): return
     left = draft.take(section)
     for key in left if isinstance(left, dict) else ():
-        draft.problem(f"{section}.{key}", f"there is no such key{near_miss(key, known)}, there are {listing(known)}")
+        draft.problem(f"{section}.{key}", f"there is no such key{near_miss(key, known)}, {there_are(known)}")
 
-# %% ../../nbs/core/04_documents.ipynb #7a27a530
+# %% ../../nbs/core/04_documents.ipynb #dc7fc911
 def epure_vaes(
     draft: Draft,
 ) -> None:
@@ -142,9 +143,9 @@ def epure_vaes(
             move(draft, f"sampling.{section}.{key}", f"sampling.{key}")
     for key, columns in (("model.cond_dim", "data.condition_columns"), ("model.channels", "data.component_dirs")):
         names = draft.get(columns)
-        if isinstance(names, list): agree(draft, key, len(names), f"{columns}, {listing(names)}")
+        if isinstance(names, (list, tuple)): agree(draft, key, len(names), f"{columns}, {listing(names)}")
 
-# %% ../../nbs/core/04_documents.ipynb #dc7fc911
+# %% ../../nbs/core/04_documents.ipynb #cdd4e2aa
 documents = (epure_vaes,)
 
 

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from .errors import ConfigError, listing, near_miss
+from .errors import ConfigError, near_miss, there_are
 
 # %% ../../nbs/core/02_registry.ipynb #43abd2f7
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def look_up(
     proper = registry._aliases.get(name, name) if isinstance(name, str) else None
     if proper in registry._entries: return registry._entries[proper]
     near = near_miss(name, [*registry._entries, *registry._aliases])
-    raise ConfigError(f"there is no {registry.kind} {name!r}{near}, there are {listing(registry.names())}")
+    raise ConfigError(f"there is no {registry.kind} {name!r}{near}, {there_are(registry.names())}")
 
 # %% ../../nbs/core/02_registry.ipynb #17c4f948
 models = Registry("model", "epuredgm.models")  # builders: (section, spec) → GenerativeModel

@@ -9,7 +9,7 @@ __all__ = ['DesignSpec']
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING
 
-from .errors import DataError, listing, near_miss
+from .errors import DataError, listing, near_miss, there_are
 
 if TYPE_CHECKING: from torch import Tensor
 
@@ -103,8 +103,8 @@ def component_index(
     text = str(component)
     position = int(text) if text.isascii() and text.isdigit() and not isinstance(component, bool) else None
     if position is not None and position < len(components): return position
-    raise DataError(f"there is no component {component!r}{near_miss(text, components)}, there are {listing(components)}, "
-                    f"numbered from 0 to {len(components) - 1}")
+    raise DataError(f"there is no component {component!r}{near_miss(text, components)}, {there_are(components)}, numbered "
+                    f"from 0 to {len(components) - 1}")
 
 # %% ../../nbs/core/01_spec.ipynb #da6ec22c
 def spec_from_dict(

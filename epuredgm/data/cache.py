@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['CACHE_VERSION', 'PictureFiles', 'open_cache', 'array_digest', 'contents_digest', 'is_true', 'BadPictures',
-           'decode_into', 'write_array', 'write_whole', 'build_cache', 'locked', 'default_cache_dir', 'decoded',
-           'decoded_in_memory']
+           'decode_into', 'write_array', 'build_cache', 'locked', 'default_cache_dir', 'decoded', 'decoded_in_memory']
 
 # %% ../../nbs/data/00b_cache.ipynb #a873e45f
 import contextlib
@@ -23,6 +22,8 @@ import numpy as np
 import PIL
 from tqdm.auto import tqdm
 
+from ..core.errors import RunError
+from ..core.runs import atomic_write
 from .decoding import decode_all, file_digest, read_file
 
 try: import fcntl
@@ -150,19 +151,6 @@ def write_array(
         os.fsync(file.fileno())
     return digests
 
-
-def write_whole(
-    path: Path,
-    data: bytes,
-) -> None:
-    "A small file that is there entirely or not at all."
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
 # %% ../../nbs/data/00b_cache.ipynb #fdcbc415
 def build_cache(
     folder: Path,              # the cache of one set of data; the caller holds its lock
@@ -173,8 +161,8 @@ def build_cache(
 ) -> np.ndarray:               # (N, C, H, W) uint8, mapped read-only
     "Decodes into the cache and removes what the new array replaces. `BadPictures`, or `OSError` where it can't be written."
     # Whoever holds the lock is the only writer, so whatever is unfinished was left by someone who died.
-    for left in folder.glob("*.part"): left.unlink(missing_ok=True)
-    temporary, array, manifest = folder / f"{key}.npy.{os.getpid()}.part", folder / f"{key}.npy", folder / f"{key}.json"
+    for left in folder.glob(".*.tmp"): left.unlink(missing_ok=True)
+    temporary, array, manifest = folder / f".{key}.npy.{os.getpid()}.tmp", folder / f"{key}.npy", folder / f"{key}.json"
     try:
         digests = write_array(temporary, files, workers, progress)
         images = np.load(temporary, mmap_mode="r", allow_pickle=False)
@@ -182,7 +170,8 @@ def build_cache(
                  "pixels": array_digest(images), "contents": contents_digest(digests)}
         manifest.unlink(missing_ok=True)  # a manifest never stands beside an array that is not its own
         os.replace(temporary, array)
-        write_whole(manifest, json.dumps(facts, indent=1).encode())
+        atomic_write(manifest, json.dumps(facts, indent=1))
+    except RunError as error: raise error.__cause__  # the system's own error, which the caller knows how to take
     finally:
         temporary.unlink(missing_ok=True)
         if not manifest.exists(): array.unlink(missing_ok=True)

@@ -169,7 +169,7 @@ class Helper:
 
     def __enter__(self) -> "Helper":
         # The child gets this process's search path, so that it finds the very same package.
-        code = f"import sys; sys.path[:] = {sys.path!r}; from epuredgm.data.decoding import serve_standard_streams as serve; serve()"
+        code = f"import sys; sys.path[:] = {[str(place) for place in sys.path]!r}; from epuredgm.data.decoding import serve_standard_streams as serve; serve()"
         self.process = None
         with contextlib.suppress(OSError, TypeError):  # TypeError: an embedded Python doesn't know its executable
             self.process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)

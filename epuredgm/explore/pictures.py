@@ -22,7 +22,8 @@ __all__ = ['OPACITY', 'PALETTE', 'BELOW', 'ABOVE', 'NOT_A_NUMBER', 'FRAME', 'TEX
            'side_by_side', 'to_uint8', 'difference', 'Note', 'text_width', 'component_notes', 'difference_note',
            'Layout', 'flow', 'lines', 'lay_out', 'blank_figure', 'png', 'sheet', 'paint', 'write', 'grid',
            'contact_sheet', 'component_sheet', 'triplet_array', 'triplets', 'uncertainty', 'hatching',
-           'observed_pixels', 'observed_pictures', 'framed', 'observed_strip', 'completion_sheet']
+           'observed_pixels', 'observed_pictures', 'framed', 'observed_strip', 'completion_sheet', 'observed_strips',
+           'completion_notes']
 
 # %% ../../nbs/explore/00_pictures.ipynb #56be2031
 def component_arrays(
@@ -31,11 +32,14 @@ def component_arrays(
     name:str="x",           # what an error calls it
 ) -> np.ndarray:            # (B, C, channels, H, W) float32 in [0, 1], NaN kept
     "Designs as an array with an axis of components; raises DataError for a shape that isn't the specification's."
-    if spec.channels not in (1, 3): raise DataError(f"pictures are drawn of components of 1 channel (grey) or 3 (RGB), and the specification has {spec.channels}: draw the channels as components of their own")
+    if spec.channels not in (1, 3):
+        raise DataError(f"pictures are drawn of components of 1 channel (grey) or 3 (RGB), and the specification has "
+                        f"{spec.channels}: draw the channels as components of their own")
     x = torch.as_tensor(x).detach().cpu()
     if x.ndim == 3: x = x[None]
     if x.ndim != 4 or x.shape[1] != spec.planes:
-        raise DataError(f"{name} has the shape {tuple(x.shape)}, expected (B, {spec.planes}, H, W) for {spec.n_components} components of {spec.channels} channel{'s'[:spec.channels > 1]}: pass designs of this specification")
+        raise DataError(f"{name} has the shape {tuple(x.shape)}, expected (B, {spec.planes}, H, W) for {spec.n_components} components "
+                        f"of {spec.channels} channel{'s'[:spec.channels > 1]}: pass designs of this specification")
     if 0 in x.shape: raise DataError(f"{name} has the shape {tuple(x.shape)}, so there is nothing to draw: pass at least one design")
     x = x.float()/255 if x.dtype == torch.uint8 else x.float()
     return x.clamp(0, 1).reshape(len(x), spec.n_components, spec.channels, *x.shape[-2:]).numpy()
@@ -76,7 +80,8 @@ def mirrored(
 ) -> np.ndarray:            # (..., W or 2W, 3)
     "Half-sections completed by their mirror images."
     if mirror in (None, False): return pictures
-    if mirror not in ("left", "right"): raise DataError(f"mirror is {mirror!r}, expected 'left', 'right' or None: name the edge of the picture that is the axis")
+    if mirror not in ("left", "right"):
+        raise DataError(f"mirror is {mirror!r}, expected 'left', 'right' or None: name the edge of the picture that is the axis")
     halves = [pictures[..., ::-1, :], pictures]
     return np.concatenate(halves if mirror == "left" else halves[::-1], axis=-2)
 
@@ -131,10 +136,13 @@ def difference(
 ) -> np.ndarray:                        # (B, H, W', 3) in [0, 1], as large as `colour` gives
     "Signed difference on white: red where the reconstruction has too much, blue where it has too little."
     truth, drawn = component_arrays(x, spec), component_arrays(reconstruction, spec, "reconstruction")
-    if truth.shape != drawn.shape: raise DataError(f"reconstruction has the shape {tuple(reconstruction.shape)} and x {tuple(x.shape)}: pass a reconstruction of each design")
+    if truth.shape != drawn.shape:
+        raise DataError(f"reconstruction has the shape {tuple(reconstruction.shape)} and x {tuple(x.shape)}: "
+                        f"pass a reconstruction of each design")
     signed = (drawn - truth).mean(2)/scale
     parts = [signed] if is_drawing(spec) else [signed[:, c:c+1] for c in range(spec.n_components)]
-    light = [print_inks(np.stack([np.maximum(-d, 0).sum(1), np.maximum(d, 0).sum(1)], 1).clip(max=1), np.stack([rgb(BELOW), rgb(ABOVE)])) for d in parts]
+    collected = [np.stack([np.maximum(-d, 0).sum(1), np.maximum(d, 0).sum(1)], 1).clip(max=1) for d in parts]
+    light = [print_inks(strength, np.stack([rgb(BELOW), rgb(ABOVE)])) for strength in collected]
     return side_by_side(mirrored(np.stack(light, 1), mirror))
 
 # %% ../../nbs/explore/00_pictures.ipynb #edece082
@@ -160,6 +168,7 @@ def text_width(
     font = FontProperties(size=size, weight=weight)
     return int(np.ceil(max(text_to_path.get_text_width_height_descent(line, font, False)[0] for line in words.split("\n"))*100/72))
 
+# %% ../../nbs/explore/00_pictures.ipynb #326b67e9
 def component_notes(
     spec:DesignSpec,
 ) -> list[Note]:    # empty where the picture is shown as it is
@@ -175,7 +184,7 @@ def difference_note(
     bar = print_inks(np.stack([np.maximum(-signed, 0), np.maximum(signed, 0)], 1), np.stack([rgb(BELOW), rgb(ABOVE)]))
     return Note(f"too little (blue) to too much (red), full colour at ±{scale:g}", bar[0])
 
-# %% ../../nbs/explore/00_pictures.ipynb #a6ae309b
+# %% ../../nbs/explore/00_pictures.ipynb #6bd330a9
 @dataclass(frozen=True)
 class Layout:
     "Where things are on a sheet, in screen pixels."
@@ -203,7 +212,7 @@ def flow(
         placed.append((x, line)); x += width
     return placed
 
-# %% ../../nbs/explore/00_pictures.ipynb #60f43db6
+# %% ../../nbs/explore/00_pictures.ipynb #40e9f0ec
 def lines(
     words:Sequence[str],
 ) -> int:
@@ -231,7 +240,7 @@ def lay_out(
     deep = bottom + 18*(placed[-1][1] + 1) if placed else bottom - GAP
     return Layout(rows, columns, (height*zoom, width*zoom), pitch, left, top, places, (deep + MARGIN - 4, room + 2*MARGIN))
 
-# %% ../../nbs/explore/00_pictures.ipynb #83025000
+# %% ../../nbs/explore/00_pictures.ipynb #f5e46a0b
 def blank_figure(
     width:int, height:int,  # screen pixels
 ) -> Figure:                # at 100 dots an inch, white
@@ -250,7 +259,7 @@ def png(
     figure.savefig(buffer, format="png", dpi=100*scale, metadata={"Software": None})
     return buffer.getvalue()
 
-# %% ../../nbs/explore/00_pictures.ipynb #dda6fa10
+# %% ../../nbs/explore/00_pictures.ipynb #0b596cb0
 def sheet(
     tiles:np.ndarray,               # (rows, columns, H, W, 3) in [0, 1]; NaN: no tile
     heading:str="",
@@ -262,7 +271,7 @@ def sheet(
     strips:dict[tuple[int, int], np.ndarray]={},    # (h, w, 3) in screen pixels, under the tile in (row, column)
 ) -> Figure:
     "A grid of pictures, its words and its explanation."
-    words = dict(heading=[heading] if heading else [], columns=columns, rows=rows, captions=captions)
+    words = dict(heading=[heading][:bool(heading)], columns=columns, rows=rows, captions=captions)
     layout = lay_out(tiles, zoom, words, notes, list(strips.values()))
     figure = blank_figure(layout.size[1], layout.size[0])
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, layout.size[1]), ylim=(layout.size[0], 0)); axes.axis("off")
@@ -270,6 +279,7 @@ def sheet(
     write(axes, layout, words, notes)
     return figure
 
+# %% ../../nbs/explore/00_pictures.ipynb #0f5415ea
 def paint(
     tiles:np.ndarray,       # (rows, columns, H, W, 3)
     layout:Layout,
@@ -290,7 +300,7 @@ def paint(
     for (x, y), note in zip(layout.notes, notes): paper[y:y+note.swatch.shape[0], x:x+note.swatch.shape[1]] = note.swatch
     return to_uint8(paper)
 
-# %% ../../nbs/explore/00_pictures.ipynb #0b596cb0
+# %% ../../nbs/explore/00_pictures.ipynb #a5a7afb5
 def write(
     axes,                               # matplotlib's, in screen pixels from the top left
     layout:Layout,
@@ -300,7 +310,8 @@ def write(
     "The words of a sheet, all on common baselines."
     high, middle = layout.tile[0], layout.tile[1]/2
     def put(x, y, text, align="center", **style):  # y: the baseline of the first line
-        for k, line in enumerate(text.split("\n")): axes.text(x, y + LINE*k, line, ha=align, va="baseline", parse_math=False, **dict(color=TEXT, fontsize=8) | style)
+        style = dict(color=TEXT, fontsize=8, ha=align, va="baseline", parse_math=False) | style
+        for k, line in enumerate(text.split("\n")): axes.text(x, y + LINE*k, line, **style)
     for heading in words["heading"]: put(MARGIN, MARGIN + 10, heading, "left", fontsize=10, fontweight="bold")
     for j, title in enumerate(words["columns"]):
         y, x = layout.corner(0, j); put(x + middle, y - 6 - LINE*(lines([title]) - 1), title)
@@ -310,7 +321,7 @@ def write(
         y, x = layout.corner(*divmod(k, layout.columns)); put(x + middle, y + high + 14, caption)
     for (x, y), note in zip(layout.notes, notes): put(x + note.swatch.shape[1] + 6, y + 9, note.words, "left")
 
-# %% ../../nbs/explore/00_pictures.ipynb #46be96c2
+# %% ../../nbs/explore/00_pictures.ipynb #56acbc2c
 def grid(
     pictures:np.ndarray,    # (B, H, W, 3)
     columns:int,
@@ -332,10 +343,11 @@ def contact_sheet(
 ) -> Figure:
     "Designs in rows."
     pictures = colour(x, spec, mirror)
-    if titles is not None and len(titles) != len(pictures): raise DataError(f"{len(titles)} titles came for {len(pictures)} designs: give one a design, or none")
+    if titles is not None and len(titles) != len(pictures):
+        raise DataError(f"{len(titles)} titles came for {len(pictures)} designs: give one a design, or none")
     return sheet(grid(pictures, columns), heading, captions=[str(title) for title in titles or ()], notes=component_notes(spec), zoom=zoom)
 
-# %% ../../nbs/explore/00_pictures.ipynb #b9bb71ec
+# %% ../../nbs/explore/00_pictures.ipynb #bd452230
 def component_sheet(
     x:Tensor|np.ndarray,                # (B, planes, H, W) in [0, 1]
     spec:DesignSpec,
@@ -349,7 +361,7 @@ def component_sheet(
     if is_drawing(spec): tiles, names = np.concatenate([tiles, colour(x, spec, mirror)[:, None]], 1), [*names, "overlay"]
     return sheet(tiles, heading, names, [str(title) for title in titles or ()], zoom=zoom)
 
-# %% ../../nbs/explore/00_pictures.ipynb #fe24fb74
+# %% ../../nbs/explore/00_pictures.ipynb #26c0322a
 def triplet_array(
     x:Tensor|np.ndarray,                # (B, planes, H, W), or (planes, H, W) for one
     reconstruction:Tensor|np.ndarray,   # the same shape
@@ -375,10 +387,11 @@ def triplets(
     zoom:int|None=None,
 ) -> Figure:
     "A sheet of original | reconstruction | difference, one row a design."
-    tiles = np.stack([colour(x, spec, mirror), colour(reconstruction, spec, mirror), difference(x, reconstruction, spec, mirror, scale)], 1)
-    return sheet(tiles, heading, ["original", "reconstruction", "difference"], [str(title) for title in titles or ()], notes=[*component_notes(spec), difference_note(scale)], zoom=zoom)
+    three = colour(x, spec, mirror), colour(reconstruction, spec, mirror), difference(x, reconstruction, spec, mirror, scale)
+    names, notes = ["original", "reconstruction", "difference"], [*component_notes(spec), difference_note(scale)]
+    return sheet(np.stack(three, 1), heading, names, [str(title) for title in titles or ()], notes=notes, zoom=zoom)
 
-# %% ../../nbs/explore/00_pictures.ipynb #15fb8f3a
+# %% ../../nbs/explore/00_pictures.ipynb #846b877a
 def uncertainty(
     completions:Tensor|np.ndarray,  # (n, B, planes, H, W), n ≥ 2
     spec:DesignSpec,
@@ -392,7 +405,7 @@ def uncertainty(
     black = [print_inks(strength[:, c:c+1], np.zeros((1, 3))) for c in range(spec.n_components)]
     return side_by_side(mirrored(np.stack(black, 1), mirror))
 
-# %% ../../nbs/explore/00_pictures.ipynb #8800c54d
+# %% ../../nbs/explore/00_pictures.ipynb #2c8b170a
 def hatching(
     height:int, width:int,
 ) -> np.ndarray:    # (height, width) bool
@@ -406,7 +419,9 @@ def observed_pixels(
     "The mask of every pixel."
     mask = torch.as_tensor(observed).detach().cpu().bool().numpy()
     B, C, _, H, W = shape
-    if mask.shape not in ((B, C), (B, C, H, W)): raise DataError(f"observed has the shape {mask.shape}, expected {(B, C)} for components or {(B, C, H, W)} for regions: say for each design what it shows")
+    if mask.shape not in ((B, C), (B, C, H, W)):
+        raise DataError(f"observed has the shape {mask.shape}, expected {(B, C)} for components or {(B, C, H, W)} for regions: "
+                        f"say for each design what it shows")
     return np.broadcast_to(mask if mask.ndim == 4 else mask[..., None, None], (B, C, H, W))
 
 def observed_pictures(
@@ -419,13 +434,14 @@ def observed_pictures(
     designs = component_arrays(x, spec)
     mask = observed_pixels(observed, designs.shape)
     shown = np.where(mask[:, :, None], designs, 0 if is_drawing(spec) else 1).reshape(len(designs), -1, *designs.shape[-2:])
-    partly = mask.any((2, 3), keepdims=True) if is_drawing(spec) else True
-    strokes = (~mask & partly) & hatching(*mask.shape[-2:])
-    if is_drawing(spec): return colour(shown, spec, mirror) * mirrored(print_inks(strokes.any(1, keepdims=True).astype(np.float32), rgb("#BBBBBB")[None]), mirror)
-    pale = [print_inks(strokes[:, c:c+1].astype(np.float32), rgb("#BBBBBB")[None]) for c in range(spec.n_components)]
-    return colour(shown, spec, mirror) * side_by_side(mirrored(np.stack(pale, 1), mirror))
+    missing = ~mask
+    # in a drawing, a component that is missing altogether is left blank, and what is partly missing is hatched once for all
+    if is_drawing(spec): missing = (missing & mask.any((2, 3), keepdims=True)).any(1, keepdims=True)
+    strokes = (missing & hatching(*mask.shape[-2:])).astype(np.float32)
+    grey = [print_inks(strokes[:, c:c+1], rgb("#BBBBBB")[None]) for c in range(strokes.shape[1])]
+    return colour(shown, spec, mirror) * side_by_side(mirrored(np.stack(grey, 1), mirror))
 
-# %% ../../nbs/explore/00_pictures.ipynb #2c8b170a
+# %% ../../nbs/explore/00_pictures.ipynb #4e48aac0
 def framed(
     ink:np.ndarray,     # (3,) in [0, 1]
     missing:bool=False,
@@ -444,7 +460,7 @@ def observed_strip(
     swatches = [np.pad(framed(ink, not shown), ((0, 0), (0, 3), (0, 0)), constant_values=1) for ink, shown in zip(inks(spec), observed)]
     return np.concatenate(swatches, 1)
 
-# %% ../../nbs/explore/00_pictures.ipynb #4e910270
+# %% ../../nbs/explore/00_pictures.ipynb #97cd2d29
 def completion_sheet(
     x:Tensor|np.ndarray,            # (B, planes, H, W), the truth
     observed:Tensor|np.ndarray,     # (B, C) or (B, C, H, W) bool
@@ -458,16 +474,36 @@ def completion_sheet(
     zoom:int|None=None,
 ) -> Figure:
     "Shown | truth | completions | mean | standard deviation, one row a design."
-    if completions.ndim != 5 or completions.shape[1:] != x.shape: raise DataError(f"completions have the shape {tuple(completions.shape)}, expected (n, {', '.join(map(str, x.shape))}): pass n completions of each design")
-    drawn = [colour(completion, spec, mirror) for completion in completions[:shown]]
-    tiles, names = [observed_pictures(x, observed, spec, mirror), colour(x, spec, mirror), *drawn], ["shown", "truth", *(f"completion {i + 1}" for i in range(len(drawn)))]
-    notes, strips = component_notes(spec), {}
+    if completions.ndim != 5 or completions.shape[1:] != x.shape:
+        raise DataError(f"completions have the shape {tuple(completions.shape)}, expected (n, {', '.join(map(str, x.shape))}): "
+                        f"pass n completions of each design")
+    tiles = {"shown": observed_pictures(x, observed, spec, mirror), "truth": colour(x, spec, mirror)}
+    tiles |= {f"completion {i}": colour(completion, spec, mirror) for i, completion in enumerate(completions[:shown], 1)}
     if len(completions) > 1:
-        tiles += [colour(torch.as_tensor(completions).float().mean(0), spec, mirror), uncertainty(completions, spec, mirror, scale)]
-        names += [f"mean of {len(completions)}", "standard\ndeviation"]
-        notes.append(Note(f"standard deviation: full ink at {scale:g}", print_inks(np.tile(np.linspace(0, 1, 41), (1, 1, SIDE, 1)), np.zeros((1, 3)))[0]))
-    if is_drawing(spec):
-        present = observed_pixels(observed, component_arrays(x, spec).shape).any((2, 3))
-        strips = {(b, 0): observed_strip(row, spec) for b, row in enumerate(present)}
-        notes.append(Note("hatched: missing", framed(rgb("#888888"), missing=True)))
-    return sheet(np.stack(tiles, 1), heading, names, [str(title) for title in titles or ()], notes=notes, zoom=zoom, strips=strips)
+        tiles[f"mean of {len(completions)}"] = colour(torch.as_tensor(completions).float().mean(0), spec, mirror)
+        tiles["standard\ndeviation"] = uncertainty(completions, spec, mirror, scale)
+    strips = observed_strips(x, observed, spec)
+    return sheet(np.stack(list(tiles.values()), 1), heading, list(tiles), [str(title) for title in titles or ()],
+                 notes=completion_notes(spec, scale, len(completions)), zoom=zoom, strips=strips)
+
+def observed_strips(
+    x:Tensor|np.ndarray,            # (B, planes, H, W)
+    observed:Tensor|np.ndarray,     # (B, C) or (B, C, H, W) bool
+    spec:DesignSpec,
+) -> dict[tuple[int, int], np.ndarray]:     # (row, 0) → swatches; none for pictures shown as they are
+    "The swatches under the first column of a sheet."
+    if not is_drawing(spec): return {}
+    present = observed_pixels(observed, component_arrays(x, spec).shape).any((2, 3))
+    return {(b, 0): observed_strip(row, spec) for b, row in enumerate(present)}
+
+# %% ../../nbs/explore/00_pictures.ipynb #6ba5faff
+def completion_notes(
+    spec:DesignSpec,
+    scale:float,    # the standard deviation that takes the full ink
+    n:int,          # completions
+) -> list[Note]:
+    "What the colours of a sheet of completions mean."
+    ramp = print_inks(np.tile(np.linspace(0, 1, 41), (1, 1, SIDE, 1)), np.zeros((1, 3)))[0]
+    notes = component_notes(spec)
+    if is_drawing(spec): notes.append(Note("hatched: missing", framed(rgb("#888888"), missing=True)))
+    return notes + [Note(f"standard deviation: full ink at {scale:g}", ramp)]*(n > 1)
