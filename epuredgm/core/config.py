@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Fraction', 'Component', 'Section', 'ModelSection', 'DataSection', 'device_name', 'TrainingConfig', 'TrackingConfig',
-           'SamplingConfig', 'Config', 'parse_config', 'load_config', 'override_config', 'dump_config']
+           'SamplingConfig', 'Config', 'parse_config', 'load_config', 'override_config', 'dump_config',
+           'check_parameters']
 
 # %% ../../nbs/core/03_config.ipynb #1c3a21ee
 import json
@@ -502,3 +503,16 @@ def dump_config(
 ) -> str:            # every key with its value, defaults included
     "YAML that loads back to an equal configuration."
     return yaml.dump(config.model_dump(mode="json"), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=130)
+
+# %% ../../nbs/core/03_config.ipynb #294d14ad
+def check_parameters(
+    namespace: dict,        # `globals()` of the notebook
+    names: Sequence[str],   # of its parameters
+) -> None:
+    "Refuses plain values that are no parameter, with a `ConfigError` that suggests the one meant."
+    plain = (bool, int, float, str, list, dict, NoneType)
+    given = [name for name, value in namespace.items() if isinstance(value, plain) and not name.startswith("_")]
+    ours = {"In", "Out", *names}  # the first two are IPython's
+    for name in given:
+        if name not in ours:
+            raise ConfigError(f"there is no parameter {name!r}{near_miss(name, names)}, this notebook has {listing(names)}")

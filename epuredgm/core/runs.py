@@ -271,7 +271,7 @@ class Records:
         self.write_text("metrics.jsonl", "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept))
 
 # %% ../../nbs/core/06_runs.ipynb #cc2ed480
-WRITTEN = ("checkpoints", "pictures", "samples", "tensorboard", "wandb", "metrics.jsonl", "metrics.json")
+WRITTEN = ("checkpoints", "pictures", "samples", "tensorboard", "wandb", "eval", "metrics.jsonl", "design.json")
 
 
 def clear(

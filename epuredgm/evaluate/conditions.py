@@ -35,7 +35,7 @@ def draw_asked(
         parts.append(run.sample(rows.stop - start, asked, sampler=sampler, generator=random).float().cpu())
     return torch.cat(parts)
 
-
+# %% ../../nbs/evaluate/02_conditions.ipynb #fa92d5db
 def measured_conditions(
     measure: Callable,       # (B, planes, H, W) → dictionary of name → (B,); NaN where a picture can't be read
     x: Tensor,               # (N, planes, H, W)
@@ -49,7 +49,7 @@ def measured_conditions(
         parts.append(torch.stack([torch.as_tensor(found[name]).float().cpu() for name in names], 1))
     return torch.cat(parts) if parts else torch.zeros(0, len(names))
 
-# %% ../../nbs/evaluate/02_conditions.ipynb #5fd176ce
+# %% ../../nbs/evaluate/02_conditions.ipynb #19e160fe
 def correlation(
     a: Tensor,  # (n,); a pair with a NaN is left out
     b: Tensor,  # (n,)
@@ -76,7 +76,7 @@ def absolute_error(
     "How far the measured values are from the asked ones on average."
     return (measured - asked).double().abs().nanmean()
 
-# %% ../../nbs/evaluate/02_conditions.ipynb #5f6b0f85
+# %% ../../nbs/evaluate/02_conditions.ipynb #50ef0a56
 def fidelity_scores(
     asked: Tensor,           # (n, K) in units
     measured: Tensor,        # (n, K) in units; NaN where a picture can't be read
@@ -97,7 +97,7 @@ def fidelity_scores(
                                                  reference=best, reference_name="" if real is None else "real designs")
     return scores
 
-# %% ../../nbs/evaluate/02_conditions.ipynb #9c97233c
+# %% ../../nbs/evaluate/02_conditions.ipynb #840eecba
 REAL_COLOUR = "#8A8F98"  # real designs, in every figure of this room
 
 

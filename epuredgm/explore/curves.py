@@ -63,6 +63,7 @@ def plot_curve(
     names:tuple[str|None, str|None],        # of the training and of the validation metric
     colours:tuple[str, str],                # of training and validation
     best:int|None=None,                     # step of the best checkpoint
+    as_trained:bool=True,                   # draw the validation measured as in training, too
     against:Literal["step", "epoch"]="step",
 ) -> None:
     "Training and validation of one run in one panel."
@@ -71,6 +72,8 @@ def plot_curve(
         window = max(1, len(x)//40)//2*2 + 1
         if window > 1: axes.plot(x, y, color=colours[0], alpha=.25, linewidth=.6)
         axes.plot(x, running_mean(y, window), color=colours[0], linewidth=1.4, label="training")
+    x, y = curve(records, (names[0] or "").replace("train/", "val/as_trained_"), against)
+    if len(x) and as_trained: axes.plot(x, y, color=colours[1], linewidth=1.2, linestyle=":", label="validation as trained")
     x, y = curve(records, names[1], against) if names[1] else ([], [])
     if len(x):
         axes.plot(x, y, color=colours[1], linewidth=1.2, marker="o", markersize=3, linestyle="--", label="validation")
@@ -121,7 +124,9 @@ def several(
     if isinstance(runs, Mapping): return {label: run_records(run) for label, run in runs.items()}
     one = not isinstance(runs, (list, tuple)) or (runs and isinstance(runs[0], Mapping))
     if one: return {"": run_records(runs)}
-    return {Path(getattr(run, "path", run)).name: run_records(run) for run in runs}
+    paths = [Path(getattr(run, "path", run)) for run in runs]
+    names = [path.name for path in paths]
+    return {name if names.count(name) == 1 else str(path): run_records(path) for name, path in zip(names, paths)}
 
 # %% ../../nbs/explore/01_curves.ipynb #09b698c5
 def training_curves(
@@ -136,14 +141,14 @@ def training_curves(
     names = {name for records, _ in logged.values() for record in records for name in record}
     panels = {title: pair for title, pair in panels.items() if names & set(pair)}
     if not panels: raise RunError(f"none of the metrics to draw was logged, only {', '.join(sorted(names)) or 'nothing'}: choose panels among them")
-    entries = legend_entries(list(logged))
+    entries = legend_entries(list(logged), any(name.startswith("val/as_trained_") for name in names))
     rows, columns = -(-len(panels)//2), min(2, len(panels))
     head = 30*bool(heading) + 18*-(-len(entries)//(3*columns)) + 10
     figure = blank_figure(30 + 430*columns, head + 245*rows)
     for k, (title, pair) in enumerate(panels.items()):
         axes = figure.add_axes(panel_box(figure, k, columns, head))
         for pair_of_colours, (records, best) in zip(colours(len(logged)), logged.values()):
-            plot_curve(axes, records, pair, pair_of_colours, lowest(records) if best is None else best, against)
+            plot_curve(axes, records, pair, pair_of_colours, lowest(records) if best is None else best, len(logged) == 1, against)
         dress(axes, title, log and pair[0] not in LINEAR, against)
     width, height = figure.get_size_inches()*100
     figure.text(12/width, 1 - 10/height, heading, va="top", fontsize=10, fontweight="bold", color=TEXT)
@@ -171,11 +176,13 @@ def panel_box(
 
 def legend_entries(
     labels:list[str],   # of the runs
+    as_trained:bool,    # whether one run's validation is also drawn as trained
 ) -> list:              # matplotlib's lines
     "The colours of the runs, and what lines, dots and rings mean."
     from matplotlib.lines import Line2D
     pairs = colours(len(labels)); training, validation = pairs[0] if len(labels) == 1 else ("#888888",)*2
     runs = [Line2D([], [], color=pair[0], linewidth=4, label=label) for label, pair in zip(labels, pairs)] if len(labels) > 1 else []
-    return [*runs, Line2D([], [], color=training, label="training"),
+    dotted = [Line2D([], [], color=validation, linestyle=":", label="validation as trained")]*(as_trained and len(labels) == 1)
+    return [*runs, Line2D([], [], color=training, label="training"), *dotted,
             Line2D([], [], color=validation, linestyle="--", marker="o", markersize=3, label="validation"),
             Line2D([], [], color="none", marker="o", markersize=9, markerfacecolor="none", markeredgecolor=validation, label="best")]

@@ -18,14 +18,21 @@ if TYPE_CHECKING: from matplotlib.figure import Figure
 
 # %% auto #0
 __all__ = ['OPACITY', 'PALETTE', 'BELOW', 'ABOVE', 'NOT_A_NUMBER', 'FRAME', 'TEXT', 'Mirror', 'SIDE', 'MARGIN', 'GAP', 'LINE',
-           'component_arrays', 'rgb', 'inks', 'print_inks', 'mirrored', 'component_pictures', 'is_drawing', 'colour',
-           'side_by_side', 'to_uint8', 'difference', 'Note', 'text_width', 'component_notes', 'difference_note',
-           'Layout', 'flow', 'lines', 'lay_out', 'blank_figure', 'png', 'sheet', 'paint', 'write', 'grid',
-           'contact_sheet', 'component_sheet', 'triplet_array', 'triplets', 'uncertainty', 'hatching',
+           'as_floats', 'component_arrays', 'rgb', 'inks', 'print_inks', 'mirrored', 'component_pictures', 'is_drawing',
+           'colour', 'side_by_side', 'to_uint8', 'difference', 'Note', 'text_width', 'component_notes',
+           'difference_note', 'Layout', 'flow', 'lines', 'lay_out', 'blank_figure', 'png', 'sheet', 'paint', 'write',
+           'grid', 'contact_sheet', 'component_sheet', 'triplet_array', 'triplets', 'uncertainty', 'hatching',
            'observed_pixels', 'observed_pictures', 'framed', 'observed_strip', 'completion_sheet', 'observed_strips',
            'completion_notes']
 
 # %% ../../nbs/explore/00_pictures.ipynb #56be2031
+def as_floats(
+    x:Tensor|np.ndarray,    # any shape, in [0, 1], or uint8
+) -> Tensor:                # float32 on the processor, without a gradient
+    "Pixels as numbers in [0, 1]."
+    x = torch.as_tensor(x).detach().cpu()
+    return x.float()/255 if x.dtype == torch.uint8 else x.float()
+
 def component_arrays(
     x:Tensor|np.ndarray,    # (B, planes, H, W) or (planes, H, W), in [0, 1], or uint8
     spec:DesignSpec,
@@ -35,13 +42,12 @@ def component_arrays(
     if spec.channels not in (1, 3):
         raise DataError(f"pictures are drawn of components of 1 channel (grey) or 3 (RGB), and the specification has "
                         f"{spec.channels}: draw the channels as components of their own")
-    x = torch.as_tensor(x).detach().cpu()
+    x = as_floats(x)
     if x.ndim == 3: x = x[None]
     if x.ndim != 4 or x.shape[1] != spec.planes:
         raise DataError(f"{name} has the shape {tuple(x.shape)}, expected (B, {spec.planes}, H, W) for {spec.n_components} components "
                         f"of {spec.channels} channel{'s'[:spec.channels > 1]}: pass designs of this specification")
     if 0 in x.shape: raise DataError(f"{name} has the shape {tuple(x.shape)}, so there is nothing to draw: pass at least one design")
-    x = x.float()/255 if x.dtype == torch.uint8 else x.float()
     return x.clamp(0, 1).reshape(len(x), spec.n_components, spec.channels, *x.shape[-2:]).numpy()
 
 # %% ../../nbs/explore/00_pictures.ipynb #6a2f4879
@@ -399,7 +405,7 @@ def uncertainty(
     scale:float=0.5,                # the standard deviation that takes the full ink
 ) -> np.ndarray:                    # (B, H, W', 3) in [0, 1], as large as `colour` gives
     "Standard deviation over completions, in the components' inks (black for pictures shown as they are)."
-    spread = torch.as_tensor(completions).detach().float().std(0, correction=0)/scale
+    spread = as_floats(completions).std(0, correction=0)/scale
     if is_drawing(spec): return colour(spread, spec, mirror)
     strength = component_arrays(spread, spec).mean(2)
     black = [print_inks(strength[:, c:c+1], np.zeros((1, 3))) for c in range(spec.n_components)]
@@ -480,7 +486,7 @@ def completion_sheet(
     tiles = {"shown": observed_pictures(x, observed, spec, mirror), "truth": colour(x, spec, mirror)}
     tiles |= {f"completion {i}": colour(completion, spec, mirror) for i, completion in enumerate(completions[:shown], 1)}
     if len(completions) > 1:
-        tiles[f"mean of {len(completions)}"] = colour(torch.as_tensor(completions).float().mean(0), spec, mirror)
+        tiles[f"mean of {len(completions)}"] = colour(as_floats(completions).mean(0), spec, mirror)
         tiles["standard\ndeviation"] = uncertainty(completions, spec, mirror, scale)
     strips = observed_strips(x, observed, spec)
     return sheet(np.stack(list(tiles.values()), 1), heading, list(tiles), [str(title) for title in titles or ()],

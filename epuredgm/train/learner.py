@@ -7,7 +7,7 @@ __all__ = ['BUDGETS', 'REASONS', 'resolve_device', 'processor_flags', 'resolve_p
            'Noise', 'rate_factor', 'Plateau', 'Selection', 'build_optimizer', 'gather_gradients', 'PhaseStep',
            'WeightAverage', 'Reading', 'Pending', 'StopRequest', 'mean_terms', 'Position', 'EpochSoFar', 'Outcome',
            'Updates', 'Telling', 'Validation', 'Pictures', 'Saving', 'Resuming', 'Learner', 'why_finished', 'why_stop',
-           'checkpoint_due', 'train_epoch', 'finish_epoch', 'begin', 'fit', 'leave']
+           'checkpoint_due', 'train_epoch', 'finish_epoch', 'begin', 'fit']
 
 # %% ../../nbs/train/02_learner.ipynb #3ddbe87e
 import contextlib
@@ -326,9 +326,10 @@ class WeightAverage:
     @torch.no_grad()
     def update(self) -> None:
         "Takes in the present weights."
+        copied = [self.buffers] if self.count else [self.buffers, (self.averaged, self.current)]
         if self.count: self.blend(self.averaged, self.current, None)
-        else: torch._foreach_copy_(self.averaged, self.current)
-        for average, current in zip(*self.buffers): average.copy_(current)
+        for averages, currents in copied:
+            for average, current in zip(averages, currents): average.copy_(current)
         self.count += 1
 
 # %% ../../nbs/train/02_learner.ipynb #ea89bc86
@@ -424,18 +425,18 @@ class Position:
 @dataclass
 class EpochSoFar:
     "What the running epoch has summed up."
-    seconds: float = 0.0                          # of training, before the last interruption
-    designs: int = 0                              # read
-    sums: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0                                     # of training, before the last interruption
+    sums: dict[str, list] = field(default_factory=dict)      # term → its sum over designs, and their number
 
     def see(self, reading: Reading) -> None:
         "Adds a step."
-        self.designs += reading.designs
-        for name, value in reading.terms.items(): self.sums[name] = self.sums.get(name, 0.0) + value * reading.designs
+        for name, value in reading.terms.items():
+            total, designs = self.sums.get(name, (0.0, 0))
+            self.sums[name] = [total + value * reading.designs, designs + reading.designs]
 
     def means(self) -> dict[str, float]:
         "Means over the designs so far."
-        return {name: value / self.designs for name, value in self.sums.items()}
+        return {name: total / designs for name, (total, designs) in self.sums.items()}
 
 
 @dataclass
@@ -522,7 +523,8 @@ class Telling:
             self.trackers.log(record, reading.step, reading.epoch + (reading.batch + 1) / self.order.batches)
         if bad is not None: raise self.diverged(readings[bad])
         self.bar.update(self.position.step - self.bar.n)
-        if readings: self.bar.set_postfix({name: f"{value:.4g}" for name, value in (self.so_far.means() | self.shown).items()}, refresh=False)
+        first = dict(list(self.so_far.means().items())[:4])
+        self.bar.set_postfix({name: f"{value:.4g}" for name, value in (first | self.shown).items()}, refresh=False)
 
     def diverged(self, reading: Reading) -> TrainingError:
         "Names the term, the batch, its designs and the last good checkpoint."
@@ -827,14 +829,12 @@ def fit(learner: Learner, resume: bool) -> Outcome:
         finally:
             learner.trackers.finish()
     learner.model.eval()
+    if learner.stop.signal: reason = learner.stop.signal.name  # even one that came when all was done
     outcome = Outcome(reason, learner.position.step, learner.position.epoch, learner.selection, learner.collapsed, time.monotonic() - learner.started)
-    learner.say(str(outcome), always=reason in REASONS[2:])
-    if reason in REASONS[2:]: leave(learner, reason)
-    return outcome
-
-
-def leave(learner: Learner, reason: str) -> None:
-    "What the signal would have done, now that everything is on the disk."
-    text = f"stopped by {reason} after step {learner.position.step}, which is saved: resume {learner.run.path} to go on"
+    if reason not in ("SIGINT", "SIGTERM"):
+        learner.say(str(outcome))
+        return outcome
+    # What the signal would have done, now that everything is on the disk.
+    text = f"{outcome}; step-{outcome.step} is saved: resume {learner.run.path} to go on"
     learner.say(text, always=True)
     raise KeyboardInterrupt(text) if reason == "SIGINT" else SystemExit(128 + signal.SIGTERM)
