@@ -149,7 +149,7 @@ def sample_command(
     with_conditions: Annotated[bool, typer.Option("--with-conditions", help="Tell completion the designs' conditions.")] = False,
     average: Annotated[bool, typer.Option("--average", help="Keep the mean of the completions: a blurred picture.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier sampling in the folder.")] = False,
-    mirror: Annotated[Literal["left", "right"] | None, typer.Option(help="The edge that is the axis of half-sections, on the sheet.", show_default=False)] = None,
+    mirror: Annotated[Literal["left", "right", "none"] | None, typer.Option(help="The edge that is the axis of half-sections, on the sheet.", show_default=False)] = None,
 ) -> None:
     "Draw designs from a run, or complete some, into a folder."
     from epuredgm.explore.samples import sample_to_folder
@@ -166,8 +166,8 @@ def section_spec(
 ):            # a DesignSpec
     "What designs a data section describes, told without opening them."
     from epuredgm.core.spec import DesignSpec
-    if hasattr(section, "spec"): return section.spec
-    return DesignSpec(tuple(section.component_dirs), 1, *section.image_size, tuple(section.condition_columns))
+    conditions = section.condition_columns if hasattr(section, "condition_columns") else section.conditions
+    return DesignSpec(tuple(section.component_dirs), 1, *section.image_size, tuple(conditions))
 
 
 def parameter_row(
@@ -209,13 +209,14 @@ def evaluate_command(
     n: Annotated[int, typer.Option(min=8, help="Designs looked at, and samples drawn, at most.")] = 1000,
     seed: Annotated[int, typer.Option(help="Of the samples, completions and intervals.")] = 0,
     all_metrics: Annotated[bool, typer.Option("--all", help="Print every metric, not only the main ones.")] = False,
-    mirror: Annotated[Literal["left", "right"] | None, typer.Option(help="The edge that is the axis of half-sections, on pictures.", show_default=False)] = None,
+    mirror: Annotated[Literal["left", "right", "none"] | None, typer.Option(help="The edge that is the axis of half-sections, on pictures.", show_default=False)] = None,
 ) -> None:
     "Measure a run on designs that it has not seen."
     from epuredgm.evaluate.report import HEADLINES, evaluate, metrics_table
+    from epuredgm.explore.samples import shown_mirror
     from epuredgm.train.run import load_run
     loaded = load_run(run, int(checkpoint) if checkpoint.isdigit() else checkpoint)
-    report = evaluate(loaded, data, n=n, seed=seed, mirror=mirror, progress=sys.stderr.isatty())
+    report = evaluate(loaded, data, n=n, seed=seed, mirror=shown_mirror(loaded, mirror), progress=sys.stderr.isatty())
     typer.echo(metrics_table(report, ("*",) if all_metrics else HEADLINES))
     typer.echo("\n" + "\n".join(f"{name}: {run / file}" for name, file in report["files"].items()))
 
@@ -223,18 +224,16 @@ def evaluate_command(
 @app.command("toy")
 def toy_command(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Is made if need be.")],
-    n: Annotated[int, typer.Option(min=1, help="Designs to train on.")] = 1000,
-    n_val: Annotated[int, typer.Option(min=1, help="Designs held out.")] = 100,
+    n: Annotated[int, typer.Option(min=2, help="Designs.")] = 1000,
+    val_fraction: Annotated[float, typer.Option(min=0, max=1, help="Share held out.")] = 0.1,
     seed: Annotated[int, typer.Option(help="Another one gives other designs.")] = 0,
 ) -> None:
     "Write toy épures as a folder of drawings."
-    from epuredgm.core.registry import datasets
-    from epuredgm.data.designs import build_data
-    from epuredgm.data.folders import write_designs
-    splits = build_data(datasets.get("toy_epures").config(n=n, n_val=n_val, seed=seed))
-    typer.echo(f"{n + n_val} designs in {folder}")
+    from epuredgm.data.toy_epures import write_toy_epures
+    table = write_toy_epures(folder, n, seed, val_fraction)
+    typer.echo(f"{n} designs in {folder}, their performances in {table}")
 
-# %% ../nbs/cli.ipynb #974c052a
+# %% ../nbs/cli.ipynb #b81baa5b
 def demo_configuration() -> Path:
     "The configuration of the demonstration: of the current directory, or beside the package."
     import epuredgm
@@ -255,11 +254,13 @@ def demo_command(
     from epuredgm.core.config import load_config
     from epuredgm.evaluate.report import evaluate, metrics_table
     from epuredgm.explore.demo import draw_pictures
+    from epuredgm.explore.samples import shown_mirror
     from epuredgm.train.run import train
     config = load_config(config_file or demo_configuration(), overrides)
     run = train(config, overwrite=True)
-    shown = draw_pictures(run)
-    report = evaluate(run, n=n, progress=sys.stderr.isatty())
+    mirror = shown_mirror(run, None)
+    shown = draw_pictures(run, mirror)
+    report = evaluate(run, n=n, mirror=mirror, progress=sys.stderr.isatty())
     typer.echo(metrics_table(report))
     typer.echo(f"\nThe run is in {run.path}. Its pictures:")
     for picture in shown: typer.echo(f"  {picture.path}: {picture.says}")

@@ -120,10 +120,27 @@ def _parameters(function):
     return [argument for argument in named if argument is not None and argument.arg not in ("self", "cls")]
 
 
+# What such a parameter holds (shape, unit, range, meaning) is not said by its type.
+BARE_TYPES = {"str", "int", "float", "bool", "bytes", "dict", "list", "tuple", "set", "object", "Any", "Tensor", "ndarray", "Path", "Sequence", "Iterable", "Mapping", "Callable"}
+
+
+def _says_itself(argument):
+    "Whether the type of a parameter is a class that is documented where it stands, or carries the help of the command line."
+    if argument.annotation is None:
+        return False
+    if "help=" in ast.unparse(argument.annotation):
+        return True
+    nodes = list(ast.walk(argument.annotation))
+    texts = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    names = {node.id for node in nodes if isinstance(node, ast.Name)} | {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    names |= {name for text in texts for name in re.findall(r"\w+", text)}
+    return bool(names) and not names & BARE_TYPES
+
+
 def _without_comment(function, commented):
-    "Names of parameters that no comment of their own describes."
-    lines = {argument.arg: argument.end_lineno for argument in _parameters(function)}
-    shared = list(lines.values())
+    "Names of parameters that need a comment of their own and have none."
+    lines = {argument.arg: argument.end_lineno for argument in _parameters(function) if not _says_itself(argument)}
+    shared = [argument.end_lineno for argument in _parameters(function)]
     return [name for name, line in lines.items() if line not in commented or shared.count(line) > 1]
 
 
@@ -141,7 +158,8 @@ def undocumented(path, module):
                 wrong.append(f"{module}.{node.name}: no comment on {', '.join(missing)}")
         documented = [node]
         if isinstance(node, ast.ClassDef):
-            methods = [child for child in node.body if isinstance(child, ast.FunctionDef) and not child.name.startswith("_")]
+            # A method of a base carries the words for those that take its place.
+            methods = [child for child in node.body if isinstance(child, ast.FunctionDef) and not child.name.startswith("_") and not node.bases]
             documented += [method for method in methods if method.body[0].lineno > method.lineno]
         for item in documented:
             if not ast.get_docstring(item):

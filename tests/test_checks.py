@@ -57,6 +57,11 @@ def test_missing_comments_and_docstrings_are_found(package):
     assert wrong == ["core.a.g: no comment on x, y", "core.a.h: no docstring", "core.a.C.m: no docstring"]
 
 
+def test_only_a_documented_class_says_itself(package):
+    folder = package(core__a='def f(\n    spec: DesignSpec,\n    n: int,\n    other: "DesignSpec | None",\n    x: np.ndarray,\n    o: Annotated[int, Option(help="how many")],\n):\n    "What it does."\n')
+    assert checks.undocumented(folder / "core" / "a.py", "core.a") == ["core.a.f: no comment on n, x"]
+
+
 def test_absolute_paths_are_found(tmp_path):
     folders = "/".join(["", "home", "somebody", "data"]), "/".join(["", "root", "x"])
     (tmp_path / "a.py").write_text(f'DATA = "{folders[0]}"\n')

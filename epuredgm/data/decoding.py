@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from io import BytesIO
 from threading import Event, Lock
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 # %% ../../nbs/data/00a_decoding.ipynb #123edbf0
 class PictureError(ValueError):
@@ -107,7 +107,8 @@ def decode(
         image = Image.open(BytesIO(data), formats=("PNG",))
         image.load()
     except Exception as error:  # Pillow raises many kinds, and all of them mean the same to whoever owns the file
-        raise PictureError(f"is corrupt ({error or type(error).__name__}): copy or write it again") from error
+        reason = "its header makes no sense" if isinstance(error, UnidentifiedImageError) else error or type(error).__name__
+        raise PictureError(f"is corrupt ({reason}): copy or write it again") from error
     return resize(as_grey(image), size).tobytes()
 
 
@@ -119,7 +120,7 @@ def read_file(
         with open(path, "rb") as file: return file.read()
     except OSError as error: raise PictureError(f"can't be read ({error.strerror or error}): check that it is there and yours to read") from error
 
-# %% ../../nbs/data/00a_decoding.ipynb #6f143dcc
+# %% ../../nbs/data/00a_decoding.ipynb #5aa72dea
 def decode_files(
     paths: Sequence[str | None],       # files; None gives zeros
     size: tuple[int, int],             # (height, width)
@@ -144,7 +145,7 @@ def file_digest(
     "What tells one content from another."
     return hashlib.blake2b(data, digest_size=16).digest()
 
-# %% ../../nbs/data/00a_decoding.ipynb #5735cfdf
+# %% ../../nbs/data/00a_decoding.ipynb #a0c69ed0
 def serve(
     requests,  # binary stream: one JSON line {"paths": [...], "size": [height, width]} a request
     replies,   # binary stream: one JSON line {"digests": ..., "problems": ...}, then the pixels
@@ -162,7 +163,7 @@ def serve_standard_streams() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent alone answers it
     with contextlib.suppress(BrokenPipeError): serve(sys.stdin.buffer, sys.stdout.buffer)
 
-# %% ../../nbs/data/00a_decoding.ipynb #a0c69ed0
+# %% ../../nbs/data/00a_decoding.ipynb #583a2287
 class Helper:
     "A process that decodes; where it can't start, dies or talks nonsense, its work is done here instead."
 
@@ -201,7 +202,7 @@ class Helper:
 
     def __exit__(self, *exception) -> None: self.stop()
 
-# %% ../../nbs/data/00a_decoding.ipynb #68632184
+# %% ../../nbs/data/00a_decoding.ipynb #4858ae54
 def processors() -> int:
     "How many processors this process may use."
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -220,7 +221,7 @@ def run_together(
             stop.set()
             raise
 
-# %% ../../nbs/data/00a_decoding.ipynb #98000b8c
+# %% ../../nbs/data/00a_decoding.ipynb #0bab45c3
 def decode_all(
     paths: Sequence[str | None],                        # files; None gives zeros
     size: tuple[int, int],                              # (height, width)

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..blocks.gaussians import DiagonalNormal
 from ..core.seeds import generator as make_generator
 from ..data.designs import Designs
-from .scores import Score, plot_figure, bootstrap_interval, mean_score
+from .scores import Score, bootstrap_interval, mean_score, plot_figure, statistic_score
 
 # %% ../../nbs/evaluate/01_latents.ipynb #a0c00cc3
 @torch.no_grad()
@@ -98,21 +98,21 @@ def latent_scores(
 ) -> dict:                      # scores and lists by plain names
     "Nats, active units and the distance of the aggregated posterior from the prior."
     random = make_generator(seed, "evaluate", "latents")
+    mean, logvar = posterior.mean, posterior.logvar
     per_dimension = posterior.kl_per_dimension()
-    total = per_dimension.sum(1)
-    active = active_units(posterior.mean)
-    moments = aggregated_moments(posterior.mean, posterior.logvar)
+    every = torch.ones(len(mean), dtype=torch.bool)
+    count = lambda means: active_units(means).double().sum()
+    distance = lambda means, logvars: kl_moments(*aggregated_moments(means, logvars))
+    moments = aggregated_moments(mean, logvar)
     spread = moments[1].diagonal().sqrt()
-    correlation = moments[1] / spread[:, None] / spread[None]
-    strongest = (correlation - torch.eye(len(spread), dtype=spread.dtype)).abs().max()
+    correlation = moments[1] / spread[:, None] / spread[None] - torch.eye(len(spread), dtype=spread.dtype)
     return {
-        "kl": mean_score(total, torch.ones_like(total, dtype=torch.bool), random, unit="nats", better="",
-                         reference=1.0, reference_name="collapse"),
-        "active_units": Score(float(active.sum()), n=len(total), reference=float(len(active)), reference_name="latent dimensions"),
-        "kl_to_prior": Score(float(kl_moments(*moments)), n=len(total), better="lower", unit="nats", reference=0.0,
-                             reference_name="codes as the prior"),
-        "kl_per_dimension": per_dimension.mean(0), "active": active, "mean_variance": posterior.mean.var(0),
-        "aggregated_mean": moments[0], "aggregated_std": spread, "strongest_correlation": strongest,
+        "kl": mean_score(per_dimension.sum(1), every, random, unit="nats", reference=1.0, reference_name="collapse"),
+        "active_units": statistic_score(count, mean, generator=random, reference=float(mean.shape[1]), reference_name="latent dimensions"),
+        "kl_to_prior": statistic_score(distance, mean, logvar, generator=random, better="lower", unit="nats", reference=0.0,
+                                       reference_name="codes as the prior"),
+        "kl_per_dimension": per_dimension.mean(0), "active": active_units(mean), "mean_variance": mean.var(0),
+        "aggregated_mean": moments[0], "aggregated_std": spread, "strongest_correlation": correlation.abs().max(),
     }
 
 # %% ../../nbs/evaluate/01_latents.ipynb #b7747fa3

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,7 +33,7 @@ def condition_sweep(
 def conditional_sheet(
     run,                       # train.run.Run with conditions
     mirror: str | None = None, # the edge that is the axis of half-sections
-    seed: int = 0,
+    seed: int = 0,             # of the samples
 ):                             # a matplotlib Figure
     "One row a condition, asked for from low to high; asked and measured beneath each design."
     from epuredgm.explore.pictures import contact_sheet
@@ -71,10 +70,10 @@ def completions_sheet(
     run,                       # train.run.Run
     observed: Tensor,          # (B, C) bool, one row a design
     same_design: bool,         # whether every row is of one design
-    heading: str,
+    heading: str,              # over the sheet
     mirror: str | None = None, # the edge that is the axis of half-sections
     n: int = 16,               # completions of each, of which four are drawn
-    seed: int = 0,
+    seed: int = 0,             # of the completions
 ):                             # a matplotlib Figure
     "Held-out designs, completed from what is shown of them, conditions withheld."
     from epuredgm.explore.pictures import completion_sheet

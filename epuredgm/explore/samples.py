@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['sampling_options', 'named_components', 'observed_components', 'read_conditions', 'chunks', 'draw_new',
            'draw_completions', 'source_designs', 'refuse_unobserved', 'asked_conditions', 'Drawn', 'new_designs',
-           'completed_designs', 'drawn_sheet', 'sample_table', 'layout_table', 'refuse_occupied', 'clear_samples',
-           'Samples', 'write_samples', 'sample_to_folder']
+           'completed_designs', 'shown_mirror', 'drawn_sheet', 'sample_table', 'layout_table', 'refuse_occupied',
+           'clear_samples', 'Samples', 'write_samples', 'sample_to_folder']
 
 # %% ../../nbs/explore/03_samples.ipynb #13033a0e
 import csv
@@ -190,7 +190,7 @@ def new_designs(
     x = draw_new(run, cond, options, len(sources))
     return Drawn(x, [f"{options.mode}_{i:05d}" for i in range(len(x))], sources, cond)
 
-
+# %% ../../nbs/explore/03_samples.ipynb #117c01fc
 def completed_designs(
     run,                        # train.run.Run
     options: SamplingConfig,
@@ -212,7 +212,16 @@ def completed_designs(
     return Drawn(completions.transpose(0, 1).flatten(0, 1), names, [name for name in designs.names for _ in range(k)], cond,
                  observed, batch.x, batch.available)
 
-# %% ../../nbs/explore/03_samples.ipynb #117c01fc
+# %% ../../nbs/explore/03_samples.ipynb #efdc5cc6
+def shown_mirror(
+    run,                # train.run.Run
+    mirror: str | None, # "left" or "right", the edge that is the axis; "none"; None: as the data are known to be
+) -> str | None:        # as explore.pictures takes it
+    "How the pictures of a run are mirrored."
+    if mirror is None and run.config.data.type == "toy_epures": return "left"
+    return None if mirror == "none" else mirror
+
+# %% ../../nbs/explore/03_samples.ipynb #ab6ce822
 def drawn_sheet(
     drawn: Drawn,
     run,                       # train.run.Run
@@ -235,7 +244,7 @@ def drawn_sheet(
     return contact_sheet(drawn.x[:shown], run.spec, columns=8 if drawn.cond is None else 6, titles=titles, mirror=mirror,
                          heading=f"{options.mode}: {run.path.name}, step {run.step}, sampler {options.sampler}, seed {options.seed}")
 
-# %% ../../nbs/explore/03_samples.ipynb #5a1c893c
+# %% ../../nbs/explore/03_samples.ipynb #4149f8f9
 def sample_table(
     drawn: Drawn,
     run,                                 # train.run.Run
@@ -260,7 +269,7 @@ def sample_table(
         columns[f"file {component}"] = [f"{component}/{file.replace('{prefix}', name)}" for name in drawn.names]
     return columns
 
-# %% ../../nbs/explore/03_samples.ipynb #bf9958d2
+# %% ../../nbs/explore/03_samples.ipynb #f29a351c
 def layout_table(
     data,      # the data section of a run
 ) -> str:      # a file name
@@ -269,7 +278,7 @@ def layout_table(
 
 
 def refuse_occupied(
-    folder: Path,
+    folder: Path,     # where samples are to go
     table: str,       # what the table of designs is called there
     overwrite: bool,  # whether an earlier sampling may be replaced
 ) -> None:
@@ -282,7 +291,7 @@ def refuse_occupied(
 
 
 def clear_samples(
-    folder: Path,
+    folder: Path,     # of the samples
     table: str,       # what the table of designs is called there
 ) -> None:
     "Removes an earlier sampling, file by file as its table names them."
@@ -293,7 +302,7 @@ def clear_samples(
         path = folder / name
         if path.resolve().is_relative_to(folder.resolve()): path.unlink(missing_ok=True)
 
-# %% ../../nbs/explore/03_samples.ipynb #e2d86f58
+# %% ../../nbs/explore/03_samples.ipynb #b45aad1e
 @dataclass(frozen=True)
 class Samples:
     "What a sampling wrote."
@@ -307,9 +316,9 @@ def write_samples(
     drawn: Drawn,
     run,                        # train.run.Run
     options: SamplingConfig,
-    folder: Path,
+    folder: Path,               # is made if need be
     overwrite: bool = False,    # whether an earlier sampling there may be removed
-    mirror: str | None = None,  # the edge that is the axis of half-sections, on the sheet
+    mirror: str | None = None,  # of the sheet, see `shown_mirror`
 ) -> Samples:
     "Writes designs in the layout of the run's data, their sheet and their table; the table last."
     from epuredgm.explore.pictures import png
@@ -321,11 +330,11 @@ def write_samples(
     cond = {} if drawn.cond is None else {name: rows.get(f"condition {name}", rows[name]) for name in run.spec.conditions}
     write_designs(drawn.x, folder, drawn.names, run.spec, pattern, columns=cond, prefix_column=getattr(data, "prefix_column", "matching"),
                   table_name=table)
-    atomic_write(folder / "contact_sheet.png", png(drawn_sheet(drawn, run, options, mirror)))
+    atomic_write(folder / "contact_sheet.png", png(drawn_sheet(drawn, run, options, shown_mirror(run, mirror))))
     write_table(folder / "samples.csv", rows)
     return Samples(folder, folder / "samples.csv", folder / "contact_sheet.png", len(drawn.x))
 
-# %% ../../nbs/explore/03_samples.ipynb #b581754c
+# %% ../../nbs/explore/03_samples.ipynb #726ff196
 def sample_to_folder(
     run,                                     # train.run.Run
     output_dir: str | Path | None = None,    # None: MODE in the run's samples_dir, or in samples/ of the run
@@ -335,7 +344,7 @@ def sample_to_folder(
     with_conditions: bool = False,           # whether completion is told the designs' conditions
     average: bool = False,                   # whether completion keeps the mean of its draws, a blurred picture
     overwrite: bool = False,                 # whether an earlier sampling in the folder may be removed
-    mirror: str | None = None,               # the edge that is the axis of half-sections, on the sheet
+    mirror: str | None = None,               # of the sheet, see `shown_mirror`
     **asked,                                 # keys of the `sampling` section in place of the run's own
 ) -> Samples:
     "Samples a run into a folder; EpureError for what can't be asked of it."

@@ -93,7 +93,9 @@ def encode_state(
     return buffer.getvalue()
 
 
-def decode_state(data: bytes) -> dict:
+def decode_state(
+    data: bytes,  # of a `state.pt`, written by anybody
+) -> dict:
     "The inverse of `encode_state`. Nothing in `data` is executed; `RunError` where it holds more than plain values."
     try: return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:
@@ -202,7 +204,8 @@ def encode_checkpoint(
     meta: dict,            # further plain entries of the manifest
 ) -> dict[str, bytes]:     # name → content
     "All files of a checkpoint, the manifest last."
-    files = {f"{name}.safetensors": encode_model(weights) for name, weights in models.items()} | {"state.pt": encode_state(state)}
+    files = {f"{name}.safetensors": encode_model(weights) for name, weights in models.items()}
+    files["state.pt"] = encode_state(state)
     sums = {name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
     manifest = {"format": FORMAT, "step": step, **meta, "files": sums}
     return files | {"manifest.json": json.dumps(manifest, indent=1).encode()}
@@ -231,7 +234,8 @@ def save_checkpoint(
             atomic_write(folder / pointer, f"{target.name}\n".encode())
         if keep is not None: retire(folder, max(1, keep))
     except OSError as error:
-        usable = f"{previous.name} is untouched: make room and resume from it" if previous else "there is none before it: make room and start again"
+        usable = "there is none before it: make room and start again"
+        if previous: usable = f"{previous.name} is untouched: make room and resume from it"
         raise RunError(f"the checkpoint of step {step} could not be written to {folder} ({error.strerror or error}), {usable}") from error
     return target
 
@@ -239,7 +243,9 @@ def save_checkpoint(
 FILE_NAME = re.compile(r"[a-z][a-z0-9_]{0,40}\.safetensors|state\.pt")
 
 
-def read_manifest(path: Path) -> dict:
+def read_manifest(
+    path: Path,  # a checkpoint's folder
+) -> dict:
     "The manifest of a checkpoint; `RunError` where it can't be read or names what a checkpoint doesn't hold."
     try: manifest = json.loads((path / "manifest.json").read_bytes())
     except FileNotFoundError: raise RunError(f"{path} is no checkpoint: it has no manifest.json") from None
@@ -248,10 +254,10 @@ def read_manifest(path: Path) -> dict:
     if not isinstance(files, dict) or not all(isinstance(entry, dict) for entry in files.values()):
         raise RunError(f"{path}/manifest.json is damaged: it lists no files")
     if manifest.get("format") != FORMAT:
-        raise RunError(f"{path} is of format {manifest.get('format')} and this version reads {FORMAT}: use the version that wrote it")
+        raise RunError(f"{path} is of format {manifest.get('format')} and {FORMAT} is expected: use the version that wrote it")
     foreign = [name for name in files if not FILE_NAME.fullmatch(name)]
     foreign += [entry.name for entry in path.iterdir() if entry.name not in files and entry.name != "manifest.json"]
-    if foreign: raise RunError(f"{path} holds {listing(map(repr, foreign))}, which is no part of a checkpoint and is never read: remove it")
+    if foreign: raise RunError(f"{path} holds {listing(map(repr, foreign))}, no part of a checkpoint and never read: remove it")
     missing = [name for name in ("model.safetensors", "state.pt") if name not in files]
     if missing: raise RunError(f"{path} is damaged: its manifest lists no {listing(missing)}")
     if path.name != f"step-{manifest.get('step')}" and STEP_NAME.fullmatch(path.name):
@@ -316,10 +322,10 @@ def find_checkpoint(
         raise RunError(f"there is no checkpoint {which} in {folder}, which holds {listing(path.name for path in there)}")
     return path
 
-
+# %% ../../nbs/train/00_checkpoints.ipynb #5579e025
 def newest_whole(
     folder: Path,             # `checkpoints/` of a run
-    other_than: Path | None = None,
+    other_than: Path | None = None,  # a checkpoint that is known to be damaged
 ) -> Path | None:
     "The newest checkpoint that loads, or None."
     for path in reversed(list_checkpoints(folder)):
@@ -339,10 +345,11 @@ def load_latest(
         try: return load_checkpoint(path)
         except RunError as error: problem = error
     good = newest_whole(folder, other_than=path)
-    advice = f"{good.name} is whole: write {good.name} into {Path(folder) / 'latest'} to go on from it" if good else "no other checkpoint is whole: start the run again"
+    advice = "no other checkpoint is whole: start the run again"
+    if good: advice = f"{good.name} is whole: write {good.name} into {Path(folder) / 'latest'} to go on from it"
     raise RunError(f"{problem}; {advice}") from problem
 
-# %% ../../nbs/train/00_checkpoints.ipynb #57b26b94
+# %% ../../nbs/train/00_checkpoints.ipynb #ddd90587
 def restore(
     module: nn.Module,          # built from the run's own configuration
     weights: dict[str, Tensor], # from `Checkpoint.models`
@@ -356,5 +363,6 @@ def restore(
                 "unknown": [name for name in weights if name not in expected], "of another shape": shapes}
     found = "; ".join(f"{problem}: {listing(names, limit=4)}" for problem, names in problems.items() if names)
     if found:
-        raise RunError(f"the weights of {source} don't fit a {type(module).__name__} ({found}): build the model from the run's own configuration")
+        raise RunError(f"the weights of {source} don't fit a {type(module).__name__} ({found}): "
+                       "build the model from the run's own configuration")
     module.load_state_dict(weights)

@@ -6,8 +6,8 @@
 __all__ = ['BUDGETS', 'REASONS', 'resolve_device', 'processor_flags', 'resolve_precision', 'Arithmetic', 'Processes', 'Order',
            'Noise', 'rate_factor', 'Plateau', 'Selection', 'build_optimizer', 'gather_gradients', 'PhaseStep',
            'WeightAverage', 'Reading', 'Pending', 'StopRequest', 'mean_terms', 'Position', 'EpochSoFar', 'Outcome',
-           'Updates', 'Telling', 'Validation', 'Pictures', 'Saving', 'Resuming', 'Learner', 'why_finished', 'why_stop',
-           'checkpoint_due', 'train_epoch', 'finish_epoch', 'begin', 'fit']
+           'Standing', 'Updates', 'Telling', 'Validation', 'Pictures', 'Saving', 'Loading', 'Resuming', 'Learner',
+           'set_up', 'why_finished', 'why_stop', 'checkpoint_due', 'train_epoch', 'finish_epoch', 'begin', 'fit']
 
 # %% ../../nbs/train/02_learner.ipynb #3ddbe87e
 import contextlib
@@ -135,7 +135,6 @@ class Processes:
 @dataclass(frozen=True)
 class Order:
     "Which designs make which batch: a function of seed, epoch, batch and rank alone."
-
     designs: int           # in the training split
     batch_size: int        # of one process
     accumulation: int = 1  # batches of an optimiser step
@@ -145,7 +144,7 @@ class Order:
 
     @property
     def batches(self) -> int:
-        "Batches of an epoch, the last of which may be smaller."
+        "Batches of an epoch."
         return math.ceil(self.designs / (self.batch_size * self.world))
 
     def permutation(self, epoch: int) -> Tensor:  # (designs,) int64
@@ -247,7 +246,7 @@ class Selection:
 
 # %% ../../nbs/train/02_learner.ipynb #2bb4ae3b
 def build_optimizer(
-    parameters: list[nn.Parameter],
+    parameters: list[nn.Parameter],  # of a phase
     training: TrainingConfig,
     device: torch.device,
 ) -> torch.optim.Optimizer:
@@ -259,7 +258,7 @@ def build_optimizer(
 
 
 def gather_gradients(
-    parameters: list[nn.Parameter],
+    parameters: list[nn.Parameter],  # of a phase, in the same order in every process
     processes: Processes,
 ) -> None:
     "Adds the gradients of all processes, in one flat tensor."
@@ -283,7 +282,6 @@ class PhaseStep:
     ):
         self.phase, self.arithmetic, self.processes = phase, arithmetic, processes
         self.parameters = [parameter for parameter in phase.parameters if parameter.requires_grad]
-        self.losses = torch.compile(phase.losses) if training.compile else phase.losses
         self.optimizer = build_optimizer(self.parameters, training, processes.device)
         self.rate, self.clip = training.lr, training.clip_grad_norm
         self.inputs = None if alone else self.parameters
@@ -456,8 +454,8 @@ class Outcome:
         return text + ("; the posterior has collapsed, see above" if self.collapsed else "")
 
 # %% ../../nbs/train/02_learner.ipynb #4cc7daaf
-class Updates:
-    "Batches in, weights moved."
+class Standing:
+    "What follows from the position."
 
     def fetch(self, designs: Designs, indices: Tensor) -> Batch:
         "A batch on the device."
@@ -476,6 +474,10 @@ class Updates:
         total = self.training.epochs * self.order.batches
         return self.plateau.factor * rate_factor(self.position.step, self.training.scheduler, self.training.lr_warmup_steps, total)
 
+# %% ../../nbs/train/02_learner.ipynb #911761c5
+class Updates(Standing):
+    "Batches in, weights moved."
+
     def named(self, step: PhaseStep, name: str) -> str:
         "A term's name; the loss and the gradient of several phases carry the phase's."
         return name if len(self.steps) == 1 or name not in ("loss", "grad_norm") else f"{name}_{step.phase.name}"
@@ -490,7 +492,7 @@ class Updates:
         for step in (step for step in self.steps if step.phase.when(progress)):
             for at, index in enumerate(group):
                 self.noise.seed(self.order.seed, self.position.epoch, index, self.order.rank, step.phase.name)
-                with self.arithmetic.autocast(): losses = step.losses(batches[at], progress, self.noise.generator)
+                with self.arithmetic.autocast(): losses = step.phase.losses(batches[at], progress, self.noise.generator)
                 step.backward(losses["loss"], pieces[at][1] / sum(totals))
                 terms[at].update((self.named(step, name), term) for name, term in losses.items())
             norm = step.step(factor)
@@ -505,7 +507,7 @@ class Updates:
             if terms[at]: self.pending.add(reading, pieces[at][1] / totals[at], terms[at])
         if group[0] == 0: self.draw_training(batches[0])
 
-# %% ../../nbs/train/02_learner.ipynb #834c7ff9
+# %% ../../nbs/train/02_learner.ipynb #855a5768
 class Telling:
     "Losses read, checked and handed to the trackers."
 
@@ -541,7 +543,7 @@ class Telling:
         return TrainingError(f"{what}; {good}, and the same configuration would end here again: start a run with a lower training.lr "
                              f"(now {self.training.lr:g}) or training.clip_grad_norm (now {self.training.clip_grad_norm}), or mend the designs")
 
-# %% ../../nbs/train/02_learner.ipynb #067ba92e
+# %% ../../nbs/train/02_learner.ipynb #6587c6eb
 class Validation:
     "What the held-out designs say."
 
@@ -577,7 +579,7 @@ class Validation:
                      f"or lower training.lr (now {self.training.lr:g})", always=True)
         self.collapsed = collapsed
 
-# %% ../../nbs/train/02_learner.ipynb #7b7bb00d
+# %% ../../nbs/train/02_learner.ipynb #781ae63e
 class Pictures:
     "Triplets for the trackers that take them."
 
@@ -613,7 +615,7 @@ class Pictures:
         pictures = [picture for part in parts for picture in self.triplets(part)]
         self.trackers.pictures(VALIDATION_TRIPLET, pictures, self.position.step, self.position.epoch)
 
-# %% ../../nbs/train/02_learner.ipynb #aaef51df
+# %% ../../nbs/train/02_learner.ipynb #a8a40a1b
 class Saving:
     "The learner's state, into checkpoints and back."
 
@@ -641,26 +643,27 @@ class Saving:
                             extra_models={"ema": self.average.module.state_dict()} if self.average else {}, keep=self.training.keep_checkpoints)
         self.processes.wait()
 
+# %% ../../nbs/train/02_learner.ipynb #d3a1967c
+class Loading(Saving):
+    "A checkpoint's state into the learner."
+
     def load(self, checkpoint: Checkpoint) -> None:
         "Takes over a checkpoint's state; `RunError` where it is of another training."
         state = checkpoint.state
-        missing = [key for key in ("position", "order", "optimizers", "selection", "plateau", "so_far", "metrics_bytes") if key not in state]
-        if missing: raise RunError(f"{checkpoint.path} lacks {listing(missing)}, so no training can go on from it: resume from a checkpoint of the learner")
+        missing = [key for key in self.state() if key not in state]
+        if missing: raise RunError(f"{checkpoint.path} lacks {listing(missing)}: resume from a checkpoint that training wrote")
         self.check_same_order(state, checkpoint.path)
         restore(self.model, checkpoint.models["model"], checkpoint.path)
         self.load_average(checkpoint)
         try:
             for step in self.steps: step.load_state_dict(state["optimizers"][step.phase.name])
         except (KeyError, ValueError) as error:
-            raise RunError(f"the optimisers of {checkpoint.path} are for {listing(state['optimizers'])}, not for the phases of this model: {error}") from error
+            raise RunError(f"the optimisers of {checkpoint.path} are for the phases {listing(state['optimizers'])}, and this model's don't fit "
+                           f"({error}): build the model from the run's own configuration") from error
         if self.training.precision == "auto": self.arithmetic.use(state["precision"])
         self.arithmetic.load_state_dict(state["arithmetic"])
         self.position, self.selection = Position(**state["position"]), Selection(**state["selection"])
         self.plateau, self.so_far, self.collapsed = Plateau(**state["plateau"]), EpochSoFar(**state["so_far"]), state["collapsed"]
-
-# %% ../../nbs/train/02_learner.ipynb #14747224
-class Resuming(Saving):
-    "What a resume checks, and what it undoes."
 
     def check_same_order(self, state: dict, path: Path) -> None:
         "`RunError` where a position in the middle of an epoch would point at other designs."
@@ -676,6 +679,10 @@ class Resuming(Saving):
         restore(self.average.module, checkpoint.models["ema"], checkpoint.path)
         self.average.count = checkpoint.state["averaged"]
 
+# %% ../../nbs/train/02_learner.ipynb #408c82b5
+class Resuming(Loading):
+    "Going back to where a run was left."
+
     def resume(self) -> None:
         "Goes back to the latest checkpoint, or to the beginning where a run was stopped before its first."
         if self.processes.main: tidy(self.folder)
@@ -688,7 +695,7 @@ class Resuming(Saving):
         metrics = self.run.path / "metrics.jsonl"
         if self.processes.main and metrics.exists() and metrics.stat().st_size > length: os.truncate(metrics, length)
 
-# %% ../../nbs/train/02_learner.ipynb #408c82b5
+# %% ../../nbs/train/02_learner.ipynb #b33f9035
 class Learner(Updates, Telling, Validation, Pictures, Resuming):
     "Trains any model by its phases. `fit` can be interrupted and resumed anywhere, without a trace in the result."
 
@@ -702,35 +709,43 @@ class Learner(Updates, Telling, Validation, Pictures, Resuming):
         device: str | torch.device | None = None,  # None: training.device
         progress: bool = True,   # a bar and a summary
     ):
-        self.config, self.training, self.run, self.trackers, self.show = config, config.training, run, trackers if isinstance(trackers, Trackers) else Trackers(trackers), progress
+        self.config, self.training, self.run, self.show = config, config.training, run, progress
+        self.trackers = trackers if isinstance(trackers, Trackers) else Trackers(trackers)
         self.processes = Processes(resolve_device(str(device or config.training.device)))
         self.device, self.folder = self.processes.device, run.path / "checkpoints"
         if not self.processes.main: self.trackers, self.show = Trackers(), False
         if not len(splits.train) or not len(splits.val):
-            raise DataError(f"there are {len(splits.train)} designs to train on and {len(splits.val)} to validate on: give at least one of each")
+            raise DataError(f"there are {len(splits.train)} designs to train on and {len(splits.val)} to validate on: give some of each")
         splits = splits.to(self.device, int(self.training.memory_budget_gb * 1e9))
         self.train, self.valid = splits.train, splits.val
         self.order = Order(len(self.train), self.training.batch_size, self.training.accumulation_steps, self.training.seed,
                            self.processes.rank, self.processes.world)
-        self.set_up(model.to(self.device))
-
-    def set_up(self, model: nn.Module) -> None:
-        "Everything that has a state, in the state of the beginning."
-        self.model = model.to(memory_format=torch.channels_last) if self.training.channels_last else model
-        self.arithmetic = Arithmetic(resolve_precision(self.training.precision, self.device), self.device)
-        phases = self.model.phases()
-        self.steps = [PhaseStep(phase, self.training, self.arithmetic, self.processes, len(phases) == 1) for phase in phases]
-        self.average = WeightAverage(self.model, self.training.ema_decay) if self.training.ema_decay is not None else None
-        self.noise, self.pending, self.stop = Noise(self.device), Pending(self.processes), StopRequest()
-        self.position, self.selection, self.plateau, self.so_far = Position(), Selection(), Plateau(), EpochSoFar()
-        self.collapsed, self.shown = False, {}
-        self.saved = self.epoch_started = self.started = time.monotonic()
+        set_up(self, model.to(self.device))
 
     def fit(self, resume: bool = False) -> Outcome:  # resume: from the latest checkpoint of the run
         "Trains to the end, or to a reason to stop; what the signals SIGINT and SIGTERM do comes after the checkpoint."
         return fit(self, resume)
 
-# %% ../../nbs/train/02_learner.ipynb #b33f9035
+# %% ../../nbs/train/02_learner.ipynb #8467c9f8
+def set_up(
+    learner: Learner,
+    model: nn.Module,  # on the device
+) -> None:
+    "Everything that has a state, in the state of the beginning."
+    training, device = learner.training, learner.device
+    learner.model = model.to(memory_format=torch.channels_last) if training.channels_last else model
+    learner.arithmetic = Arithmetic(resolve_precision(training.precision, device), device)
+    phases = model.phases()
+    learner.steps = [PhaseStep(phase, training, learner.arithmetic, learner.processes, len(phases) == 1) for phase in phases]
+    learner.average = WeightAverage(model, training.ema_decay) if training.ema_decay is not None else None
+    # The networks are compiled, not the losses: schedules are Python numbers, and each new one would compile them again.
+    for network in model.children() if training.compile else (): network.compile()
+    learner.noise, learner.pending, learner.stop = Noise(device), Pending(learner.processes), StopRequest()
+    learner.position, learner.so_far = Position(), EpochSoFar()
+    learner.selection, learner.plateau, learner.collapsed, learner.shown = Selection(), Plateau(), False, {}
+    learner.saved = learner.epoch_started = learner.started = time.monotonic()
+
+# %% ../../nbs/train/02_learner.ipynb #384af204
 BUDGETS = ("max_steps", "max_minutes")
 REASONS = (None, "max_minutes", "SIGINT", "SIGTERM")  # those that one process may see alone; processes agree on the largest
 
@@ -742,10 +757,14 @@ def why_finished(learner: Learner) -> str | None:
     return "early_stopping" if patience is not None and learner.selection.waited >= patience else None
 
 
-def why_stop(learner: Learner) -> str | None:
+def why_stop(
+    learner: Learner,
+    ask: bool = True,  # the other processes as well; all do, or none
+) -> str | None:
     "What asks for a stop now, if anything does."
     training, signalled = learner.training, learner.stop.signal
     if training.max_steps is not None and learner.position.step >= training.max_steps: return "max_steps"
+    if not ask: return None
     late = training.max_minutes is not None and time.monotonic() - learner.started > 60 * training.max_minutes
     return REASONS[learner.processes.largest(REASONS.index(signalled.name) if signalled else int(late))]
 
@@ -755,7 +774,7 @@ def checkpoint_due(learner: Learner) -> bool:
     minutes = learner.training.checkpoint_minutes
     return minutes is not None and bool(learner.processes.largest(int(time.monotonic() - learner.saved > 60 * minutes)))
 
-# %% ../../nbs/train/02_learner.ipynb #8467c9f8
+# %% ../../nbs/train/02_learner.ipynb #a94bdde5
 def train_epoch(learner: Learner) -> str | None:  # the reason of a stop
     "The updates of an epoch that are still to be made."
     learner.epoch_started = time.monotonic()
@@ -768,13 +787,13 @@ def train_epoch(learner: Learner) -> str | None:  # the reason of a stop
         asks = learner.processes.world == 1  # several processes only ask each other when they read
         if len(learner.pending.waiting) >= learner.training.log_every: learner.read(); asks = True
         ended = learner.position.batch == learner.order.batches
-        reason = why_stop(learner) if asks or ended else None
+        reason = why_stop(learner, asks or ended)
         if ended and reason in BUDGETS: reason = None
         if reason or (asks and checkpoint_due(learner)): learner.checkpoint()
         if reason: return reason
     return None
 
-# %% ../../nbs/train/02_learner.ipynb #b8ba086a
+# %% ../../nbs/train/02_learner.ipynb #f6177c02
 def finish_epoch(learner: Learner) -> str | None:  # the reason of a stop
     "Validation, and what follows from it."
     learner.read()
@@ -799,14 +818,18 @@ def finish_epoch(learner: Learner) -> str | None:  # the reason of a stop
     if best or reason or epoch % learner.training.check_every == 0: learner.checkpoint(best)
     return reason
 
-# %% ../../nbs/train/02_learner.ipynb #384af204
-def begin(learner: Learner, resume: bool) -> None:
+# %% ../../nbs/train/02_learner.ipynb #a20f4ee0
+def begin(
+    learner: Learner,
+    resume: bool,  # from the latest checkpoint
+) -> None:
     "Goes back to the checkpoint, starts the trackers, says what will be trained."
     if resume: learner.resume()
     elif list_checkpoints(learner.folder):
         raise RunError(f"{learner.run.path} holds checkpoints of an earlier training: resume it, or choose another run_dir")
     learner.started = learner.saved = time.monotonic()
-    facts = {"device": str(learner.device), "precision": learner.arithmetic.precision, "processes": learner.processes.world, "threads": torch.get_num_threads()}
+    facts = {"device": str(learner.device), "precision": learner.arithmetic.precision, "processes": learner.processes.world,
+             "threads": torch.get_num_threads()}
     if learner.processes.main:
         environment = learner.run.path / "environment.json"
         known = json.loads(environment.read_text()) if environment.exists() else {}
@@ -816,8 +839,11 @@ def begin(learner: Learner, resume: bool) -> None:
     learner.say(f"{len(learner.train)} designs to train on, {len(learner.valid)} to validate on; {learner.order.batches} batches an epoch; "
                 f"{facts['device']}, {facts['precision']}" + (f"; from step {learner.position.step}" if learner.position.step else ""))
 
-
-def fit(learner: Learner, resume: bool) -> Outcome:
+# %% ../../nbs/train/02_learner.ipynb #2871cfdd
+def fit(
+    learner: Learner,
+    resume: bool,  # from the latest checkpoint
+) -> Outcome:
     "The whole training. The bar, the signals and torch's random numbers are as before when it ends."
     begin(learner, resume)
     total, reason = learner.training.epochs * learner.order.batches, why_finished(learner) or why_stop(learner)
