@@ -142,9 +142,10 @@ def completion_figure(
     figure = plot_figure(1.2 + len(grids) * (1.2 + 0.75 * len(components)), 1.5 + 0.5 * len(rows))
     panels = figure.subplots(1, len(grids), squeeze=False, sharey=True)[0]
     for panel, grid, title in zip(panels, grids, results):
-        panel.imshow(np.log(grid), cmap="RdBu", norm=TwoSlopeNorm(0, -limit, limit), aspect="auto")
+        image = panel.imshow(np.log(grid), cmap="RdBu", norm=TwoSlopeNorm(0, -limit, limit), aspect="auto")
         for i, j in np.argwhere(~np.isnan(grid)):
-            dark = abs(np.log(grid[i, j])) > 0.65 * limit
+            red, green, blue, _ = image.to_rgba(np.log(grid[i, j]))
+            dark = 0.3 * red + 0.6 * green + 0.1 * blue < 0.5
             panel.text(j, i, f"{grid[i, j]:.3g}", ha="center", va="center", fontsize=9, color="white" if dark else "#222222")
         panel.set_xticks(range(len(components)), components, rotation=30, ha="right")
         panel.set_yticks(range(len(rows)), rows)

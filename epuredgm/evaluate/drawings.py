@@ -196,7 +196,7 @@ def drawing_figure(
             panel.plot(score.value, y, "o", color=PALETTE[0], markersize=5)
         panel.set_yticks(range(len(names)), [name.partition(" ")[2] for name in names], fontsize=8)
         panel.set(ylim=(tallest - 0.4, -0.6), title=f"{kind}, {units[kind]}", xlabel="distance to real")
-        panel.set_xlim(left=0), panel.tick_params(labelsize=8)
+        panel.set_xlim(left=0), panel.tick_params(labelsize=8), panel.locator_params(axis="x", nbins=4)
         panel.spines[["top", "right"]].set_visible(False), panel.title.set_fontsize(10), panel.xaxis.label.set_fontsize(8)
     return figure
 

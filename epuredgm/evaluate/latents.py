@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ACTIVE_VARIANCE', 'encode_all', 'active_units', 'aggregated_moments', 'kl_moments', 'fit_line', 'r_squared',
-           'linear_readout', 'latent_scores', 'readout_scores', 'latents_figure']
+           'linear_readout', 'prior_score', 'latent_scores', 'readout_scores', 'latents_figure']
 
 # %% ../../nbs/evaluate/01_latents.ipynb #d8df6bab
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from ..blocks.gaussians import DiagonalNormal
 from ..core.seeds import generator as make_generator
 from ..data.designs import Designs
-from .scores import Score, bootstrap_interval, mean_score, plot_figure, statistic_score
+from .scores import Score, bootstrap, bootstrap_interval, mean_score, plot_figure, statistic_score
 
 # %% ../../nbs/evaluate/01_latents.ipynb #a0c00cc3
 @torch.no_grad()
@@ -92,6 +92,18 @@ def linear_readout(
     return r_squared(fit_line(features_train, targets_train, ridge)(features_val), targets_val)
 
 # %% ../../nbs/evaluate/01_latents.ipynb #081b78f1
+def prior_score(
+    mean: Tensor,             # (N, D) posterior means
+    logvar: Tensor,           # (N, D)
+    random: torch.Generator,  # of the bootstrap
+) -> Score:
+    "KL of the codes of the data to the prior, by their first two moments, corrected for the number of codes."
+    distance = lambda means, logvars: kl_moments(*aggregated_moments(means, logvars))
+    value, drawn = distance(mean, logvar), bootstrap(distance, mean, logvar, generator=random)
+    low, middle, high = (max(float(2 * value - found), 0.0) for found in (drawn.quantile(0.975), drawn.mean(), drawn.quantile(0.025)))
+    return Score(middle, low, high, 0.0, "codes as the prior", len(mean), "lower", "nats")
+
+# %% ../../nbs/evaluate/01_latents.ipynb #b7747fa3
 def latent_scores(
     posterior: DiagonalNormal,  # of a held-out split, (N, D)
     seed: int = 0,              # of the bootstrap
@@ -102,20 +114,18 @@ def latent_scores(
     per_dimension = posterior.kl_per_dimension()
     every = torch.ones(len(mean), dtype=torch.bool)
     count = lambda means: active_units(means).double().sum()
-    distance = lambda means, logvars: kl_moments(*aggregated_moments(means, logvars))
     moments = aggregated_moments(mean, logvar)
     spread = moments[1].diagonal().sqrt()
     correlation = moments[1] / spread[:, None] / spread[None] - torch.eye(len(spread), dtype=spread.dtype)
     return {
         "kl": mean_score(per_dimension.sum(1), every, random, unit="nats", reference=1.0, reference_name="collapse"),
         "active_units": statistic_score(count, mean, generator=random, reference=float(mean.shape[1]), reference_name="latent dimensions"),
-        "kl_to_prior": statistic_score(distance, mean, logvar, generator=random, better="lower", unit="nats", reference=0.0,
-                                       reference_name="codes as the prior"),
+        "kl_to_prior": prior_score(mean, logvar, random),
         "kl_per_dimension": per_dimension.mean(0), "active": active_units(mean), "mean_variance": mean.var(0),
         "aggregated_mean": moments[0], "aggregated_std": spread, "strongest_correlation": correlation.abs().max(),
     }
 
-# %% ../../nbs/evaluate/01_latents.ipynb #b7747fa3
+# %% ../../nbs/evaluate/01_latents.ipynb #1116be5e
 def readout_scores(
     means: tuple[Tensor, Tensor],       # posterior means of the training and the held-out split, (N, D) and (M, D)
     conditions: tuple[Tensor | None, Tensor | None],  # (N, K) and (M, K), or None
@@ -134,7 +144,7 @@ def readout_scores(
     return {name: Score(float(values[i]), float(low[i]), float(high[i]), float(alone[i]), beside, len(predicted), "higher")
             for i, name in enumerate(names)}
 
-# %% ../../nbs/evaluate/01_latents.ipynb #67b358d7
+# %% ../../nbs/evaluate/01_latents.ipynb #a2fa796b
 def latents_figure(
     scores: dict,  # of latent_scores
 ):                 # a matplotlib Figure

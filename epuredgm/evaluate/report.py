@@ -6,7 +6,6 @@
 __all__ = ['HEADLINES', 'metrics_table', 'evaluate']
 
 # %% ../../nbs/evaluate/05_report.ipynb #64c708a2
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -259,35 +258,31 @@ def table_figure(
             axes.text(x, y, word, fontsize=7, color=TEXT, va="center", weight="bold" if i == 0 else "normal")
     return figure
 
-
+# %% ../../nbs/evaluate/05_report.ipynb #e517d81f
 def page(
-    figures: Sequence,  # matplotlib Figures
-    columns: int = 2,   # each figure goes into the column that is shortest so far
-    gap: int = 16,      # pixels
-):                      # a matplotlib Figure
-    "Several figures on one sheet, pixel by pixel."
+    pictures: Sequence[bytes],  # PNG files
+    columns: int = 2,           # each picture goes into the column that is shortest so far
+    gap: int = 16,              # pixels
+) -> bytes:                     # a PNG file
+    "Several pictures on one sheet, pixel by pixel."
     from io import BytesIO
 
     from PIL import Image
 
-    from epuredgm.explore.pictures import blank_figure, png
-
-    pictures = [Image.open(BytesIO(png(figure))).convert("RGB") for figure in figures]
+    opened = [Image.open(BytesIO(picture)).convert("RGB") for picture in pictures]
     heights, stacks = [gap] * columns, [[] for _ in range(columns)]
-    for picture in pictures:
+    for picture in opened:
         shortest = heights.index(min(heights))
         stacks[shortest].append((heights[shortest], picture))
         heights[shortest] += picture.height + gap
     left = np.cumsum([gap] + [max((picture.width for _, picture in stack), default=0) + gap for stack in stacks])
-    paper = Image.new("RGB", (int(left[-1]), max(heights)), "white")
+    paper, file = Image.new("RGB", (int(left[-1]), max(heights)), "white"), BytesIO()
     for x, stack in zip(left, stacks):
         for y, picture in stack: paper.paste(picture, (int(x), y))
-    figure = blank_figure(*paper.size)
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.imshow(np.asarray(paper), interpolation="nearest", aspect="auto"), axes.axis("off")
-    return figure
+    paper.save(file, "PNG", optimize=True)
+    return file.getvalue()
 
-# %% ../../nbs/evaluate/05_report.ipynb #7e6030bd
+# %% ../../nbs/evaluate/05_report.ipynb #bae37b5e
 SECTIONS: dict[str, Callable[[Setting], tuple[dict, dict]]] = {
     "reconstruction": reconstruction_section, "latents": latents_section, "conditions": conditions_section,
     "completion": completion_section, "drawings": drawings_section,
@@ -310,7 +305,7 @@ def run_sections(
         seconds[name] = round(time.monotonic() - started, 2)
     return metrics, figures, skipped, seconds
 
-# %% ../../nbs/evaluate/05_report.ipynb #039db549
+# %% ../../nbs/evaluate/05_report.ipynb #298417ae
 def write_report(
     report: dict,            # of evaluate
     figures: dict,           # matplotlib Figures by name
@@ -322,12 +317,13 @@ def write_report(
 
     place, prefix = ("eval", "evaluate") if not name else (f"eval/{name}", f"evaluate-{name}")
     files = {figure: f"pictures/{prefix}-{figure}.png" for figure in figures} | {"report": f"{place}/report.png", "metrics": f"{place}/metrics.json"}
-    for figure, drawn in figures.items(): folder.write_bytes(files[figure], png(drawn))
-    folder.write_bytes(files["report"], png(page([table_figure(report), *figures.values()])))
+    pictures = {figure: png(drawn) for figure, drawn in figures.items()}
+    for figure, picture in pictures.items(): folder.write_bytes(files[figure], picture)
+    folder.write_bytes(files["report"], page([png(table_figure(report)), *pictures.values()]))
     folder.write_json(files["metrics"], {**report, "files": files})
     return files
 
-# %% ../../nbs/evaluate/05_report.ipynb #bae37b5e
+# %% ../../nbs/evaluate/05_report.ipynb #fe784562
 def evaluate(
     run,                                 # a run, or the folder of one
     data: str | Path | Designs | None = None,  # None: the run's held-out split; a folder of the same layout; or designs
@@ -353,7 +349,7 @@ def evaluate(
     metrics, figures, skipped, seconds = run_sections(setting, progress)
     given = "held-out split of " + run.data.source if data is None else "designs given" if isinstance(data, Designs) else str(data)
     report = plain({
-        "title": f"{run.path}, step {run.step}, {len(designs)} designs: {given}", "run": str(run.path), "step": run.step, "data": given,
+        "title": f"{Path(run.path).name}, step {run.step}, {len(designs)} designs: {given}", "run": str(run.path), "step": run.step, "data": given,
         "arguments": {"n": n, "seed": seed, "completions": completions, "samplers": samplers, "batch_size": batch_size},
         "metrics": metrics, "skipped": refused | skipped, "seconds": seconds | {"all": round(time.monotonic() - started, 2)},
         "designs": designs.names})

@@ -317,7 +317,7 @@ class WeightAverage:
     def __init__(self, model: nn.Module, decay: float):  # decay in [0, 1)
         self.module = deepcopy(model).requires_grad_(False)
         self.count = 0  # optimiser steps averaged
-        self.blend = get_ema_multi_avg_fn(decay)
+        self.decay = decay
         self.averaged, self.current = list(self.module.parameters()), [p.detach() for p in model.parameters()]
         self.buffers = list(self.module.buffers()), list(model.buffers())
 
@@ -325,7 +325,9 @@ class WeightAverage:
     def update(self) -> None:
         "Takes in the present weights."
         copied = [self.buffers] if self.count else [self.buffers, (self.averaged, self.current)]
-        if self.count: self.blend(self.averaged, self.current, None)
+        if self.count:
+            decay = min(self.decay, (1 + self.count) / (10 + self.count))
+            get_ema_multi_avg_fn(decay)(self.averaged, self.current, None)
         for averages, currents in copied:
             for average, current in zip(averages, currents): average.copy_(current)
         self.count += 1
