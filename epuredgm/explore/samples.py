@@ -129,7 +129,9 @@ def source_designs(
 ) -> Designs:
     "The designs that sampling starts from: all of a folder, or the run's held-out ones."
     if folder is None: return run.data.val
-    section = folder_like(run.config.data, folder, run.spec).model_copy(update={"allow_missing": True})
+    # A run that standardised its conditions has the statistics for it, whatever kind of data it was trained on.
+    changes = {"allow_missing": True, "normalized": not run.statistics}
+    section = folder_like(run.config.data, folder, run.spec).model_copy(update=changes)
     return load_all(section, run.statistics or None, conditions=conditions and bool(run.spec.conditions), progress=False)
 
 
