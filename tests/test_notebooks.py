@@ -1,6 +1,6 @@
 """Every notebook runs, in process, as `nbdev_test` runs it: one test a notebook, longest first.
 
-Each has 60 seconds of the processor, which a busy machine does not change, and five times that by the clock.
+Each has 60 seconds of the processor, which a busy machine does not change, and ten times that by the clock.
 """
 import contextlib
 import gc
@@ -106,7 +106,7 @@ def test_notebook_runs(notebook, request, record_property, capfd):
     os.environ["IN_TEST"] = "1"
     limit = SECONDS if not flags else 20 * SECONDS
     before, path, start, used = global_settings(), list(sys.path), time.time(), processor_seconds()
-    with time_limit(5 * limit):
+    with time_limit(10 * limit):
         passed = execute(NOTEBOOKS / notebook, flags)
     sys.path[:] = path  # the runner itself adds to it
     used = processor_seconds() - used
