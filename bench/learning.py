@@ -234,7 +234,7 @@ def against_pythae(tiny: bool, folder: Path, installed: Path) -> list[Result]:
     "Designs a second of the learner and of pythae's trainer, same layers and data, an epoch each in turn."
     install_pythae(installed)
     sys.path.append(str(installed))
-    rounds, batch_size, batches = (1, 8, 2) if tiny else (5, 128, 8)
+    rounds, batch_size, batches = (1, 8, 2) if tiny else (5, 128, 3)
     splits, layers = random_splits(batches * batch_size), TINY_LAYERS if tiny else LAYERS
     plain = {**layers, "mask_input": False, "max_mask_prob": 0.0, "cond_drop": 0.0}
     learners = {}

@@ -2,7 +2,7 @@
 import os
 import shutil
 import statistics
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -35,17 +35,20 @@ def layout_of(folder: Path) -> tuple[str, ...]:
     return tuple(sorted(path.name for path in folder.iterdir() if path.is_dir() and any(path.glob("*.png"))))
 
 
-def decode(paths: list[str], size: tuple[int, int]) -> np.ndarray:
-    "What anybody would write: a pool of threads, Pillow, one array."
+def decode_some(paths: list[str], size: tuple[int, int]) -> np.ndarray:
+    "Some files, one after the other."
     images = np.zeros((len(paths), *size), np.uint8)
-
-    def one(position):
-        with Image.open(paths[position]) as picture:
+    for position, path in enumerate(paths):
+        with Image.open(path) as picture:
             images[position] = picture.convert("L").resize((size[1], size[0]), Image.Resampling.BOX)
-
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        list(pool.map(one, range(len(paths)), chunksize=64))
     return images
+
+
+def decode(paths: list[str], size: tuple[int, int], chunk: int = 500) -> np.ndarray:
+    "The plain parallel decode: a pool of processes, which was faster than one of threads, and one array."
+    parts = [paths[start:start + chunk] for start in range(0, len(paths), chunk)]
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        return np.concatenate(list(pool.map(decode_some, parts, [size] * len(parts))))
 
 
 def openings(folder: Path, cache: Path, rounds: int, size: tuple[int, int], what: str) -> list[Result]:

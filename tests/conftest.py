@@ -59,7 +59,7 @@ def clean_environment(**more):
     return environment | {name: str(value) for name, value in more.items()}
 
 
-def run_process(*command, cwd=ROOT, timeout=120, **more):
+def run_process(*command, cwd=ROOT, timeout=600, **more):
     "Run a command of this environment and return its result; `more` adds environment variables."
     program = Path(sys.executable).parent / command[0]
     command = [str(program) if program.exists() else command[0], *map(str, command[1:])]
@@ -73,7 +73,7 @@ def copy_repository(folder):
 
     def ignored(directory, names):
         top = Path(directory).resolve() == ROOT
-        patterns = shutil.ignore_patterns("__pycache__", ".pytest_cache", ".ruff_cache", ".ipynb_checkpoints", *(LEFT_OUT if top else ()))
+        patterns = shutil.ignore_patterns("__pycache__", ".pytest_cache", ".ruff_cache", ".ipynb_checkpoints", ".pythae", *(LEFT_OUT if top else ()))
         return patterns(directory, names) | ({"data"} & set(names) if top else set())
 
     shutil.copytree(ROOT, folder, ignore=ignored, symlinks=True, dirs_exist_ok=True)

@@ -24,8 +24,8 @@ def configuration(tmp_path):
     return path
 
 
-def epuredgm(*arguments, cwd, timeout=120):
-    return run_process("epuredgm", *arguments, cwd=cwd, timeout=timeout)
+def epuredgm(*arguments, cwd):
+    return run_process("epuredgm", *arguments, cwd=cwd)
 
 
 def test_train_writes_the_run_named_after_the_file(configuration, tmp_path):
@@ -56,7 +56,7 @@ def test_a_mistake_gets_sentences_and_status_2(configuration, arguments, words):
     assert words in result.stderr and "Traceback" not in result.stderr
 
 
-def wait_for(condition, process, seconds=60):
+def wait_for(condition, process, seconds=300):
     end = time.time() + seconds
     while time.time() < end and process.poll() is None:
         if condition():
@@ -74,7 +74,7 @@ def test_a_signal_leaves_a_checkpoint_to_go_on_from(configuration, tmp_path, num
     try:
         assert wait_for(lambda: metrics.exists() and metrics.stat().st_size > 400, process), process.communicate()
         process.send_signal(number)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=300)
     finally:
         process.kill()
         process.wait()

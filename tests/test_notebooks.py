@@ -9,7 +9,6 @@ import resource
 import signal
 import sys
 import time
-import warnings
 from pathlib import Path
 
 from conftest import ROOMS, ROOT
@@ -60,24 +59,27 @@ def time_limit(seconds):
 
 def global_settings():
     "What notebooks of one process share, and so must leave as they found it."
-    settings = {"working directory": os.getcwd(), "warning filters": len(warnings.filters)}
+    import matplotlib
+    import torch
+
+    settings = {
+        "working directory": os.getcwd(),
+        "torch default dtype": torch.get_default_dtype(),
+        "torch default device": torch.get_default_device(),
+        "torch deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
+        "torch gradients": torch.is_grad_enabled(),
+        "torch seed": torch.initial_seed(),
+        "torch threads": torch.get_num_threads(),
+    }
     settings |= {f"environment variable {name}": value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    if "torch" in sys.modules:
-        torch = sys.modules["torch"]
-        settings |= {
-            "torch default dtype": torch.get_default_dtype(),
-            "torch deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
-            "torch gradients": torch.is_grad_enabled(),
-            "torch threads": torch.get_num_threads(),
-        }
+    # The shell that runs the notebook chooses a backend, and to be interactive, for its own use.
+    settings |= {f"matplotlib {name}": value for name, value in matplotlib.rcParams.items() if "backend" not in name and name != "interactive"}
     return settings
 
 
 def changes(before, after):
-    "Which settings differ; imported libraries add variables of their own, which is not the notebook's doing."
-    own = {name for name in before if name in after and before[name] != after[name]}
-    gone = {name for name in before if name not in after}
-    return sorted((own | gone) - {"warning filters"})
+    "Which settings differ; a library that is imported may add variables of its own, which is not the notebook's doing."
+    return sorted(name for name in before if name not in after or before[name] != after[name])
 
 
 def execute(path, flags):
@@ -116,4 +118,5 @@ def test_notebook_runs(notebook, request, record_property, capfd):
     close_figures()
     assert passed, capfd.readouterr().err[-8000:]
     assert used <= limit, f"the notebook took {used:.0f} seconds, {limit:.0f} are the limit: make it smaller, or flag its long cells slow"
-    assert not changes(before, global_settings()), "the notebook changes settings that other notebooks share"
+    changed = changes(before, global_settings())
+    assert not changed, f"the notebook changes settings that other notebooks share: {', '.join(changed)}"

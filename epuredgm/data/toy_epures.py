@@ -62,7 +62,7 @@ PARAMETERS = (
     Parameter("rim_protector", 0.0, 4.3, "u", "group_km", "swelling of the lower sidewall, at most"),
     Parameter("groove_position", 0.23, 0.45, "tread width", "bt", "of the first groove; the second follows at 0.36"),
     Parameter("belt_gauge", 0.9, 3.3, "u", "fpu", "thickness of each crown ply"),
-    Parameter("filler_fill", 0.36, 1.0, "room to the apex", "tpc", "share of the tapering room above the wire that the stiff, drawn filler takes"),
+    Parameter("filler_height", 1.0, 10.0, "u", "tpc", "of the stiff, drawn filler above the centre of the wire, where the room reaches so far"),
 )
 PRIVATE = {p.component: p.name for p in PARAMETERS if p.component}  # component → its private parameter
 
@@ -129,7 +129,7 @@ def lay_out(
         seat=seat, crown=seat + height, equator=equator, half_width=width, exponent=1/p["crown_roundness"],
         rise=seat + carcass_height - equator,
         wire_x=p["rim_width"]*width, wire_y=wire_y, wire=wire, foot=p["rim_width"]*width - wire - PLY_SLOT/2,
-        apex=apex, turnup=apex + 4, filler=wire_y + (1 - np.sqrt(1 - p["filler_fill"]))*(apex - wire_y),  # room that tapers to a point
+        apex=apex, turnup=apex + 4, filler=wire_y + np.minimum(p["filler_height"], apex - wire_y),
         belt=belt, belt_gauge=p["belt_gauge"], tread=belt + 2, tread_gauge=p["gum_gauge"], groove=p["groove_position"]*(belt + 2),
         sidewall=1.5 + 0.45*p["gum_gauge"], protector=p["rim_protector"], ply=p["ply_thickness"])
     return Section(**{name: value.astype(np.float32)[:, None, None] for name, value in lengths.items()})

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['INITIAL_LOGVAR', 'DECODED_AT_ONCE', 'Encoder', 'grid_features', 'Decoder', 'evidence_terms', 'BetaVAEConfig',
-           'draw_shown', 'training_terms', 'LatentModel', 'BetaVAE', 'collapse_notes', 'build_beta_vae']
+           'draw_shown', 'kl_between', 'posteriors', 'training_terms', 'LatentModel', 'BetaVAE', 'collapse_notes',
+           'build_beta_vae']
 
 # %% ../../nbs/models/01_beta_vae.ipynb #a8cba5ea
 from itertools import repeat
@@ -43,22 +44,32 @@ class Encoder(nn.Module):
         stem: int = 1,  # side of the pixel squares folded into channels first
         dropout_p: float = 0.1,  # on the features, in [0, 1)
         mask_input: bool = True,  # whether the observed mask is an input
+        cond_input: bool = True,  # whether conditions are an input, for subsets
     ):
         super().__init__()
         self.spec, self.mask_input = spec, mask_input
+        self.condition = ConditionEmbedding(spec.n_conditions, 64) if cond_input and spec.n_conditions else None
         self.trunk = TrunkDown(spec.planes + spec.n_components * mask_input, nf, nf_max, stages, stem)
         self.dropout = nn.Dropout(dropout_p)
-        features = grid_features(spec, nf, nf_max, stages, stem)
+        features = grid_features(spec, nf, nf_max, stages, stem) + (64 if self.condition else 0)
         self.mean, self.logvar = nn.Linear(features, latent_dim), nn.Linear(features, latent_dim)
         nn.init.constant_(self.logvar.bias, INITIAL_LOGVAR)
 
-    def forward(self, x: Tensor, observed: Tensor) -> DiagonalNormal:  # (B, planes, H, W), (B, C) or (B, C, H, W)
-        "The posterior q(z | observed part of x), (B, D), in float32 under any autocast."
+    def forward(
+        self,
+        x: Tensor,  # (B, planes, H, W)
+        observed: Tensor,  # (B, C) or (B, C, H, W) bool
+        cond: Tensor | None = None,  # (B, K), what else is known of a partly observed design
+        keep: Tensor | None = None,  # (B,) bool, False withholds the condition of a design
+    ) -> DiagonalNormal:  # (B, D), in float32 under any autocast
+        "The posterior q(z | observed part of x, and c where it is given)."
         h = mask_components(x, observed, self.spec)
         if self.mask_input:
             mask = observed if observed.dim() == 4 else observed[:, :, None, None].expand(-1, -1, *x.shape[-2:])
             h = torch.cat([h, mask.to(h.dtype)], 1)
         h = self.dropout(self.trunk(h).flatten(1))
+        if self.condition is not None:
+            h = torch.cat([h, self.condition(cond, len(x), keep).to(h.dtype)], 1)
         return DiagonalNormal(self.mean(h).float(), clamp_logvar(self.logvar(h).float()))
 
 
@@ -139,6 +150,7 @@ class BetaVAEConfig(ModelSection):
     beta: float = Field(4.0, ge=0)  # weight of the KL
     kl_warmup_epochs: float = Field(0.0, ge=0)  # ramp of that weight from 0
     mask_input: bool = True  # whether the encoder sees the observed mask
+    mask_objective: Literal["matching", "reconstruction"] = "matching"  # what a masked design teaches the encoder
     mask_pattern: Literal["subsets", "one", "regions"] = "subsets"  # what a masked design keeps
     max_mask_prob: float = Field(0.7, ge=0, le=1)  # share of masked designs after the ramp
     mask_warmup_epochs: float = Field(20.0, ge=0)  # ramp of that share, a square root
@@ -158,6 +170,36 @@ def draw_shown(
     return draw_observed(available, probability, config.mask_pattern, generator)
 
 # %% ../../nbs/models/01_beta_vae.ipynb #91b937fb
+def kl_between(
+    first: DiagonalNormal,  # (B, D)
+    second: DiagonalNormal,  # (B, D)
+) -> Tensor:  # (B,), in nats, summed over dimensions
+    "KL(first ‖ second) of two batches of diagonal Gaussians."
+    difference = first.logvar - second.logvar
+    squared = (first.mean - second.mean).square() * (-second.logvar).exp()
+    return 0.5 * (squared + difference.expm1() - difference).sum(1)
+
+# %% ../../nbs/models/01_beta_vae.ipynb #6c79adc3
+def posteriors(
+    model: "BetaVAE",
+    batch,  # data.designs.Batch
+    observed: Tensor,  # (B, C) or (B, C, H, W) bool, what a masked design shows
+    keep: Tensor | None,  # (B,) bool, which designs keep their condition; None keeps all
+) -> tuple[DiagonalNormal, Tensor]:  # the posterior that z is drawn from, and the matching term (B,) in nats
+    "Posterior of each training design, and what it costs that its subset's posterior differs."
+    if model.config.mask_objective == "reconstruction":
+        posterior = model.encoder(batch.x, observed)
+        return posterior, torch.zeros_like(posterior.mean[:, 0])
+    whole = batch.available if observed.dim() == 2 else batch.available[:, :, None, None].expand_as(observed)
+    keep = torch.ones_like(batch.available[:, 0]) if keep is None else keep
+    cond = None if batch.cond is None else batch.cond.repeat(2, 1)
+    # one pass for both: whole designs without their conditions, then subsets with those that are kept
+    both = model.encoder(batch.x.repeat(2, 1, 1, 1), torch.cat([whole, observed]), cond, torch.cat([torch.zeros_like(keep), keep]))
+    (mean, part_mean), (logvar, part_logvar) = both.mean.chunk(2), both.logvar.chunk(2)
+    fixed = DiagonalNormal(mean.detach(), logvar.detach())
+    return DiagonalNormal(mean, logvar), kl_between(fixed, DiagonalNormal(part_mean, part_logvar))
+
+# %% ../../nbs/models/01_beta_vae.ipynb #007a3d3d
 def training_terms(
     model: "BetaVAE",
     batch,  # data.designs.Batch
@@ -165,9 +207,9 @@ def training_terms(
     keep: Tensor | None,  # (B,) bool, which designs keep their condition; None keeps all
     beta: float,  # weight of the KL
     generator: torch.Generator | None,  # on the device of the batch
-) -> dict[str, Tensor]:  # loss, recon_loss, kl, elbo: scalars in nats, mean over the batch
+) -> dict[str, Tensor]:  # loss, recon_loss, kl, matching, elbo: scalars in nats, mean over the batch
     "The objective of a batch and its terms."
-    posterior = model.encoder(batch.x, observed)
+    posterior, matching = posteriors(model, batch, observed, keep)
     outputs = model.decoder(posterior.sample(generator), batch.cond, keep)
     energy = model.likelihood.energy(outputs, batch.x if batch.target is None else batch.target)
     counted = model.spec.planes_of(batch.available).float()
@@ -177,10 +219,11 @@ def training_terms(
     recon, elbo = evidence_terms(energy, model.likelihood.constant, kl, counted, model.weights)
     if model.config.reduction == "mean":
         recon = recon / counted.expand_as(energy).flatten(1).sum(1).clamp_min(1)
-    terms = {"recon_loss": recon.mean(), "kl": kl.mean(), "elbo": elbo.mean()}
-    return {"loss": terms["recon_loss"] + beta * terms["kl"], **{k: v.detach() for k, v in terms.items()}}
+    terms = {"recon_loss": recon.mean(), "kl": kl.mean(), "matching": matching.mean(), "elbo": elbo.mean()}
+    loss = terms["recon_loss"] + beta * terms["kl"] + terms["matching"]
+    return {"loss": loss, **{k: v.detach() for k, v in terms.items()}}
 
-# %% ../../nbs/models/01_beta_vae.ipynb #6c79adc3
+# %% ../../nbs/models/01_beta_vae.ipynb #4306635d
 DECODED_AT_ONCE = 512  # designs; bounds the memory of large requests
 
 
@@ -217,11 +260,11 @@ class LatentModel(GenerativeModel):
         "n draws of each design given what is observed of it, and cond where it is given."
         x = check_designs(x, self.spec)
         observed, cond = check_observed(observed, x, self.spec), check_conditions(cond, len(x), self.spec, x.device)
-        z = self.encoder(x, observed).sample(generator, n)  # (n, B, D)
+        z = self.encoder(x, observed, cond).sample(generator, n)  # (n, B, D)
         cond = None if cond is None else cond.repeat(n, 1)
         return keep_observed(x, observed, self.decode(z.flatten(0, 1), cond).unflatten(0, (n, len(x))), self.spec)
 
-# %% ../../nbs/models/01_beta_vae.ipynb #338b7622
+# %% ../../nbs/models/01_beta_vae.ipynb #1f1a83cf
 class BetaVAE(LatentModel):
     "One latent vector for all components (Higgins et al. 2017), trained to complete any subset of them."
 
@@ -235,7 +278,8 @@ class BetaVAE(LatentModel):
             raise ConfigError(f"a β-VAE needs one picture size (got {spec.height}×{spec.width}); set data.image_size")
         self.config, self.latent_dim = config, config.latent_dim
         trunk = config.model_dump(include={"latent_dim", "nf", "nf_max", "stages", "stem"})
-        self.encoder = Encoder(spec, **trunk, dropout_p=config.dropout_p, mask_input=config.mask_input)
+        self.encoder = Encoder(spec, **trunk, dropout_p=config.dropout_p, mask_input=config.mask_input,
+                               cond_input=config.mask_objective == "matching")
         self.decoder = Decoder(spec, **trunk, cond_features=config.cond_features)
         self.likelihood = make_likelihood(config.likelihood, spec.planes)
         weights = relative_weights(config.recon_weights, spec.n_components).repeat_interleave(spec.channels)
@@ -257,7 +301,7 @@ class BetaVAE(LatentModel):
         "The collapse bound, where the reduction makes one."
         return collapse_notes(self.config)
 
-# %% ../../nbs/models/01_beta_vae.ipynb #2d242b17
+# %% ../../nbs/models/01_beta_vae.ipynb #b6e2adef
 def collapse_notes(
     config: BetaVAEConfig,
 ) -> list[str]:  # empty where nothing bounds the KL
@@ -269,7 +313,7 @@ def collapse_notes(
         "so the posterior collapses; use reduction: sum"
     ]
 
-# %% ../../nbs/models/01_beta_vae.ipynb #1f1a83cf
+# %% ../../nbs/models/01_beta_vae.ipynb #0794184a
 @models.register("beta_vae", config=BetaVAEConfig, aliases=("vae",))
 def build_beta_vae(
     section: BetaVAEConfig,  # the `model` section of a configuration
