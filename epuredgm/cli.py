@@ -143,7 +143,7 @@ def sample_command(
     target_comp: Annotated[str | None, typer.Option(help="What cross_modal is after; all others are drawn with it.", show_default=False)] = None,
     output_dir: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where it goes; samples/MODE in the run otherwise.", show_default=False)] = None,
     sampler: Annotated[Literal["prior", "aggregated"] | None, typer.Option(help="Latents from N(0, I) or from where designs lie.", show_default=False)] = None,
-    seed: Annotated[int | None, typer.Option(help="Another one gives other designs.", show_default=False)] = None,
+    seed: Annotated[int | None, typer.Option(help="Another one gives other designs.", show_default=False)] = None,  # of the random numbers
     batch_sz: Annotated[int | None, typer.Option(help="Designs at a time.", show_default=False)] = None,
     num_posterior_samples: Annotated[int | None, typer.Option(help="Completions of each design.", show_default=False)] = None,
     with_conditions: Annotated[bool, typer.Option("--with-conditions", help="Tell completion the designs' conditions.")] = False,
@@ -206,8 +206,8 @@ def evaluate_command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     data: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Another folder of the same layout; the run's held-out designs otherwise.", show_default=False)] = None,
     checkpoint: Annotated[str, typer.Option(help="best, latest, a step, or a checkpoint's folder.")] = "best",
-    n: Annotated[int, typer.Option(min=8, help="Designs looked at, and samples drawn, at most.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Of the samples, completions and intervals.")] = 0,
+    n: Annotated[int, typer.Option(min=8, help="Designs looked at, and samples drawn, at most.")] = 1000,  # how many
+    seed: Annotated[int, typer.Option(help="Of the samples, completions and intervals.")] = 0,  # of the random numbers
     all_metrics: Annotated[bool, typer.Option("--all", help="Print every metric, not only the main ones.")] = False,
     mirror: Annotated[Literal["left", "right", "none"] | None, typer.Option(help="The edge that is the axis of half-sections, on pictures.", show_default=False)] = None,
 ) -> None:
@@ -223,10 +223,10 @@ def evaluate_command(
 # %% ../nbs/cli.ipynb #116041b7
 @app.command("toy")
 def toy_command(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Is made if need be.")],
-    n: Annotated[int, typer.Option(min=2, help="Designs.")] = 1000,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Is made if need be.")],  # an existing folder
+    n: Annotated[int, typer.Option(min=2, help="Designs.")] = 1000,  # how many
     val_fraction: Annotated[float, typer.Option(min=0, max=1, help="Share held out.")] = 0.1,
-    seed: Annotated[int, typer.Option(help="Another one gives other designs.")] = 0,
+    seed: Annotated[int, typer.Option(help="Another one gives other designs.")] = 0,  # of the random numbers
 ) -> None:
     "Write toy épures as a folder of drawings."
     from epuredgm.data.toy_epures import write_toy_epures
@@ -248,7 +248,7 @@ def demo_configuration() -> Path:
 def demo_command(
     config_file: ConfigOption = None,       # configs/demo.yaml otherwise
     overrides: Override = [],               # each "a.b=value"
-    n: Annotated[int, typer.Option(min=8, help="Designs looked at in the evaluation, at most.")] = 1000,
+    n: Annotated[int, typer.Option(min=8, help="Designs looked at in the evaluation, at most.")] = 1000,  # how many
 ) -> None:
     "Train a small model on toy épures, and show what it can do."
     from epuredgm.core.config import load_config

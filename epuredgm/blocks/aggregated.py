@@ -38,10 +38,8 @@ class AggregatedPosterior:
             return torch.randint(N, (n,), generator=generator, device=device)
         choice = torch.randint(self.neighbours, (n,), generator=generator, device=device)
         scale = self.cond.std(0).clamp_min(1e-6)
-        nearest = [
-            torch.cdist(part / scale, self.cond / scale).topk(self.neighbours, largest=False).indices
-            for part in cond.split(1024)  # a distance matrix of bounded size
-        ]
+        near = lambda part: torch.cdist(part / scale, self.cond / scale).topk(self.neighbours, largest=False).indices
+        nearest = [near(part) for part in cond.split(1024)]  # distance matrices of bounded size
         return torch.cat(nearest).gather(1, choice[:, None]).squeeze(1)
 
     def sample(

@@ -48,7 +48,7 @@ def draw_kept_conditions(
     batch_size: int,  # B
     cond_drop: float,  # probability of losing the condition, in [0, 1]
     generator: torch.Generator | None = None,  # on `device`
-    device: torch.device | str = "cpu",
+    device: torch.device | str = "cpu",  # where it is computed
 ) -> Tensor:  # (B,) bool, False where the condition is withheld
     "Draw which designs of a training batch keep their condition."
     return torch.rand(batch_size, generator=generator, device=device) >= cond_drop
@@ -58,7 +58,7 @@ def check_conditions(
     cond,  # (n, K) or (K,) numbers, or None for no condition
     n: int,  # designs that are asked for
     spec: DesignSpec,  # names the conditions
-    device: torch.device | str = "cpu",
+    device: torch.device | str = "cpu",  # where it is computed
 ) -> Tensor | None:  # (n, K) float32
     "Conditions in their full shape; raises EpureError where they do not fit the model."
     if cond is None:

@@ -11,7 +11,6 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 # %% ../../nbs/blocks/01_likelihoods.ipynb #6d2db1d9
 class Gaussian(nn.Module):

@@ -7,7 +7,6 @@ __all__ = ['SLOPE', 'ResidualBlock', 'pyramid_sizes', 'halve', 'double', 'trunk_
            'TrunkUp']
 
 # %% ../../nbs/blocks/04_residual.ipynb #8c2c05fa
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -84,7 +83,7 @@ def fold(
 
 def unfold(
     x: Tensor,  # (B, channels·factor², h, w)
-    factor: int,
+    factor: int,  # side of the square that becomes channels
     size: tuple[int, int],  # (H, W) to cut to
 ) -> Tensor:  # (B, channels, H, W)
     "The inverse of `fold`."

@@ -27,7 +27,7 @@ from .errors import RunError, listing, near_miss
 
 # %% ../../nbs/core/06_runs.ipynb #ac6a199c
 def fsync_folder(
-    folder: str | Path,
+    folder: str | Path,  # an existing folder
 ) -> None:
     "Forces a folder's entries to the disk; nothing happens where the system can't (Windows)."
     if os.name == "nt": return
@@ -65,7 +65,7 @@ def not_written(
 
 # %% ../../nbs/core/06_runs.ipynb #fb93e8fe
 def path_inside(
-    folder: str | Path,
+    folder: str | Path,  # an existing folder
     name: str,          # relative, with / between its parts
 ) -> Path:
     "The path of a name within a folder, or a `RunError` where it would lead out of it."
@@ -131,7 +131,7 @@ def versions() -> dict[str, str]:
 
 
 def git_state(
-    folder: str | Path,
+    folder: str | Path,  # an existing folder
     tracked: str | None = None,  # a file in it that git has to know
 ) -> dict | None:                # commit, dirty; None without git, outside a repository, or before its first commit
     "The commit that a folder is at, and whether tracked files differ from it."

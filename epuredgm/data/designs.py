@@ -32,7 +32,7 @@ class Batch:
     def __len__(self) -> int: return len(self.x)
 
     def to(self,
-        device: str | torch.device,
+        device: str | torch.device,  # where it is computed
     ) -> "Batch":
         "The same batch on a device; from pinned memory without waiting."
         def move(value): return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
@@ -308,7 +308,7 @@ class Splits:
         return in_units(cond, self.spec.conditions, self.statistics)
 
     def to(self,
-        device: str | torch.device,
+        device: str | torch.device,  # where it is computed
         budget_bytes: int | None = None,  # for the pictures of all splits together, the training split first
     ) -> "Splits":
         "Every split held on a device if it fits, else mapped and bound for it."

@@ -42,7 +42,7 @@ class Table:
     def __len__(self) -> int: return len(self.rows)
 
     def column(self,
-        name: str,
+        name: str,  # of a registered model
         key: str,  # which configuration key asks for it, for the message
     ) -> list[str]:
         "The fields of a column, or a `DataError` where there is none or more than one of that name."

@@ -124,7 +124,7 @@ def all_completions(
 # %% ../../nbs/evaluate/03_completion.ipynb #9912c5f8
 def completion_figure(
     results: dict[str, dict],  # title of a panel → what all_completions gave, as scores or as plain dictionaries
-    components: tuple[str, ...],
+    components: tuple[str, ...],  # their names, in order
     kind: str = "mean_ratio",  # or "sample_ratio"
 ):                             # a matplotlib Figure
     "Heat map of the completion ratios, one panel a result."

@@ -133,8 +133,8 @@ def measure_drawings(
 
 # %% ../../nbs/evaluate/04_drawings.ipynb #5aead51c
 def drawing_distances(
-    a: DrawingMeasures,
-    b: DrawingMeasures,
+    a: DrawingMeasures,  # the first end
+    b: DrawingMeasures,  # the other end
     spec: DesignSpec,     # names the components
 ) -> dict[str, float]:    # "centroid NAME" (pixels), "pieces NAME" (objects), "overlap NAME & NAME" (IoU), and the mean of each kind
     "Distance of two sets of drawings in every measure."

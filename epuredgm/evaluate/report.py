@@ -77,8 +77,8 @@ def draw_all(
     run,                     # has sample(n, cond, sampler, generator)
     designs: Designs,        # whose conditions are asked
     samplers: Sequence[str], # tried in turn
-    seed: int,
-    batch_size: int,
+    seed: int,  # of the random numbers
+    batch_size: int,  # designs at once
 ) -> tuple[dict, dict[str, str]]:  # sampler → "conditional", "unconditional" → (n, planes, H, W); sampler → why it can't be used
     "As many samples as there are designs, with their conditions asked and with nothing asked."
     drawn, refused = {}, {}
@@ -309,7 +309,7 @@ def run_sections(
 def write_report(
     report: dict,            # of evaluate
     figures: dict,           # matplotlib Figures by name
-    folder: RunFolder,
+    folder: RunFolder,  # an existing folder
     name: str = "",          # of other data: goes into the names of the files
 ) -> dict[str, str]:         # what each file is called, relative to the run
     "`eval/metrics.json`, `eval/report.png` and a picture of each figure; each file is written whole or not at all."

@@ -36,7 +36,7 @@ def run_records(
 def curve(
     records:Iterable[Mapping],              # with "step", "epoch" and metrics
     name:str,                               # such as "train/recon_loss"
-    against:Literal["step", "epoch"]="step",
+    against:Literal["step", "epoch"]="step",  # name of the horizontal axis
 ) -> tuple[np.ndarray, np.ndarray]:         # (n,), (n,), in the order logged; empty when never logged
     "One metric and where it was logged."
     kept = [record for record in records if name in record and against in record]
@@ -59,12 +59,12 @@ def running_mean(
 # %% ../../nbs/explore/01_curves.ipynb #c6d10d3f
 def plot_curve(
     axes:Axes,
-    records:Sequence[Mapping],
+    records:Sequence[Mapping],  # of a run, as metrics.jsonl holds them
     names:tuple[str|None, str|None],        # of the training and of the validation metric
     colours:tuple[str, str],                # of training and validation
     best:int|None=None,                     # step of the best checkpoint
     as_trained:bool=True,                   # draw the validation measured as in training, too
-    against:Literal["step", "epoch"]="step",
+    against:Literal["step", "epoch"]="step",  # name of the horizontal axis
 ) -> None:
     "Training and validation of one run in one panel."
     x, y = curve(records, names[0], against) if names[0] else ([], [])
@@ -83,9 +83,9 @@ def plot_curve(
 # %% ../../nbs/explore/01_curves.ipynb #544114c6
 def dress(
     axes:Axes,
-    title:str,
+    title:str,  # over the panel
     log:bool,       # logarithmic, where all values are positive
-    against:str,
+    against:str,  # name of the horizontal axis
 ) -> None:
     "The look of a panel."
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -111,14 +111,14 @@ PANELS = {  # title → the training and the validation metric
 LINEAR = ("train/kl", "train/beta", "train/lr")  # never on a logarithmic axis: their zero says something
 
 def lowest(
-    records:Sequence[Mapping],
+    records:Sequence[Mapping],  # of a run, as metrics.jsonl holds them
 ) -> int|None:      # step
     "Where the validation objective is lowest."
     steps, values = curve(records, "val/objective")
     return int(steps[np.nanargmin(values)]) if np.isfinite(values).any() else None
 
 def several(
-    runs:Any,
+    runs:Any,  # as `training_curves` takes them
 ) -> dict[str, tuple[list[Mapping], int|None]]:     # label → records, best step
     "One run, a list of runs or a dictionary of runs, as labelled records."
     if isinstance(runs, Mapping): return {label: run_records(run) for label, run in runs.items()}
@@ -131,10 +131,10 @@ def several(
 # %% ../../nbs/explore/01_curves.ipynb #09b698c5
 def training_curves(
     runs:Any,                               # a run (path, RunFolder, loaded run, list of records), a list of runs, or a dictionary label → run
-    against:Literal["step", "epoch"]="step",
+    against:Literal["step", "epoch"]="step",  # name of the horizontal axis
     log:bool=True,                          # logarithmic losses, where all values are positive
     panels:Mapping[str, tuple[str|None, str|None]]=PANELS,  # title → training and validation metric
-    heading:str="",
+    heading:str="",  # over the sheet, None = none
 ) -> Figure:
     "Training and validation curves of one run or several; raises RunError when there is nothing to draw."
     logged = several(runs)
@@ -158,7 +158,7 @@ def training_curves(
 
 # %% ../../nbs/explore/01_curves.ipynb #cbcd95bf
 def colours(
-    n:int,
+    n:int,  # how many
 ) -> list[tuple[str, str]]:     # training and validation, a pair a run
     "Two colours for one run; one colour a run for several."
     return [PALETTE[:2]] if n == 1 else [(PALETTE[k % len(PALETTE)],)*2 for k in range(n)]
@@ -166,7 +166,7 @@ def colours(
 def panel_box(
     figure:Figure,
     k:int,          # which panel
-    columns:int,
+    columns:int,  # how many side by side
     head:int,       # screen pixels above the panels
 ) -> tuple[float, float, float, float]:     # left, bottom, width, height in parts of the figure
     "Where a panel lies."

@@ -166,7 +166,7 @@ SIDE = 11  # of a swatch, screen pixels
 def text_width(
     words:str,          # one or more lines
     size:float=8,       # of the type, in points
-    weight:str="normal",
+    weight:str="normal",  # of the letters
 ) -> int:               # screen pixels at 100 dots an inch
     "Room that words take."
     from matplotlib.font_manager import FontProperties
@@ -183,7 +183,7 @@ def component_notes(
     return [Note(name, np.ones((SIDE, SIDE, 1))*ink) for name, ink in zip(spec.components, inks(spec))]
 
 def difference_note(
-    scale:float,
+    scale:float,  # what full colour stands for
 ) -> Note:
     "What the colours of a difference mean."
     signed = np.broadcast_to(np.linspace(-1, 1, 81), (1, 11, 81))
@@ -220,7 +220,7 @@ def flow(
 
 # %% ../../nbs/explore/00_pictures.ipynb #40e9f0ec
 def lines(
-    words:Sequence[str],
+    words:Sequence[str],  # in the order they are read
 ) -> int:
     "The most lines among some words, 0 for none."
     return max((len(w.split("\n")) for w in words if w), default=0)
@@ -229,7 +229,7 @@ def lay_out(
     tiles:np.ndarray,           # (rows, columns, H, W, 3)
     zoom:int|None,              # screen pixels a pixel; None: as large as reads well
     words:dict[str, Sequence[str]],     # heading, columns, rows, captions (rows·columns of them, or none)
-    notes:Sequence[Note],
+    notes:Sequence[Note],  # what stands below the sheet
     strips:Sequence[np.ndarray]=(),     # (h, w, 3), painted under tiles
 ) -> Layout:
     "A sheet's measures."
@@ -268,7 +268,7 @@ def png(
 # %% ../../nbs/explore/00_pictures.ipynb #0b596cb0
 def sheet(
     tiles:np.ndarray,               # (rows, columns, H, W, 3) in [0, 1]; NaN: no tile
-    heading:str="",
+    heading:str="",  # over the sheet, None = none
     columns:Sequence[str]=(),       # titles over the columns
     rows:Sequence[str]=(),          # titles left of the rows
     captions:Sequence[str]=(),      # under each tile, row by row
@@ -289,8 +289,8 @@ def sheet(
 def paint(
     tiles:np.ndarray,       # (rows, columns, H, W, 3)
     layout:Layout,
-    notes:Sequence[Note],
-    strips:dict[tuple[int, int], np.ndarray],
+    notes:Sequence[Note],  # what stands below the sheet
+    strips:dict[tuple[int, int], np.ndarray],  # small pictures below a cell
 ) -> np.ndarray:            # (height, width, 3) uint8
     "The sheet without its words."
     paper = np.ones((*layout.size, 3))
@@ -311,7 +311,7 @@ def write(
     axes,                               # matplotlib's, in screen pixels from the top left
     layout:Layout,
     words:dict[str, Sequence[str]],     # as for lay_out
-    notes:Sequence[Note],
+    notes:Sequence[Note],  # what stands below the sheet
 ) -> None:
     "The words of a sheet, all on common baselines."
     high, middle = layout.tile[0], layout.tile[1]/2
@@ -330,7 +330,7 @@ def write(
 # %% ../../nbs/explore/00_pictures.ipynb #56acbc2c
 def grid(
     pictures:np.ndarray,    # (B, H, W, 3)
-    columns:int,
+    columns:int,  # how many side by side
 ) -> np.ndarray:            # (rows, columns, H, W, 3), NaN where there is none
     "Pictures filled into rows."
     if columns < 1: raise DataError(f"columns is {columns}, expected at least 1: say how many designs go into a row")
@@ -344,7 +344,7 @@ def contact_sheet(
     columns:int=8,                      # designs a row
     titles:Sequence[str]|None=None,     # one under each design, of one or more lines
     mirror:Mirror=None,                 # the edge that is the axis of half-sections
-    heading:str="",
+    heading:str="",  # over the sheet, None = none
     zoom:int|None=None,                 # screen pixels a pixel; None: chosen
 ) -> Figure:
     "Designs in rows."
@@ -359,8 +359,8 @@ def component_sheet(
     spec:DesignSpec,
     titles:Sequence[str]|None=None,     # one left of each design
     mirror:Mirror=None,
-    heading:str="",
-    zoom:int|None=None,
+    heading:str="",  # over the sheet, None = none
+    zoom:int|None=None,  # screen pixels a pixel, None = what fits
 ) -> Figure:
     "Every component alone, and their overlay."
     tiles, names = component_pictures(x, spec, mirror), list(spec.components)
@@ -389,8 +389,8 @@ def triplets(
     titles:Sequence[str]|None=None,     # one left of each design
     mirror:Mirror=None,
     scale:float=0.5,                    # the difference that takes the full colour
-    heading:str="",
-    zoom:int|None=None,
+    heading:str="",  # over the sheet, None = none
+    zoom:int|None=None,  # screen pixels a pixel, None = what fits
 ) -> Figure:
     "A sheet of original | reconstruction | difference, one row a design."
     three = colour(x, spec, mirror), colour(reconstruction, spec, mirror), difference(x, reconstruction, spec, mirror, scale)
@@ -413,7 +413,7 @@ def uncertainty(
 
 # %% ../../nbs/explore/00_pictures.ipynb #2c8b170a
 def hatching(
-    height:int, width:int,
+    height:int, width:int,  # in pixels
 ) -> np.ndarray:    # (height, width) bool
     "Diagonal strokes, one pixel in four."
     return (np.add.outer(np.arange(height), np.arange(width)) % 4) == 0
@@ -450,7 +450,7 @@ def observed_pictures(
 # %% ../../nbs/explore/00_pictures.ipynb #4e48aac0
 def framed(
     ink:np.ndarray,     # (3,) in [0, 1]
-    missing:bool=False,
+    missing:bool=False,  # whether it is not shown
 ) -> np.ndarray:        # (SIDE, SIDE, 3)
     "A swatch: filled, or hatched where something is missing."
     swatch = np.ones((SIDE, SIDE, 3))*ink
@@ -476,8 +476,8 @@ def completion_sheet(
     mirror:Mirror=None,
     shown:int=4,                    # completions drawn, at most
     scale:float=0.5,                # the standard deviation that takes the full ink
-    heading:str="",
-    zoom:int|None=None,
+    heading:str="",  # over the sheet, None = none
+    zoom:int|None=None,  # screen pixels a pixel, None = what fits
 ) -> Figure:
     "Shown | truth | completions | mean | standard deviation, one row a design."
     if completions.ndim != 5 or completions.shape[1:] != x.shape:

@@ -49,7 +49,7 @@ def named_components(
 
 
 def observed_components(
-    options: SamplingConfig,
+    options: SamplingConfig,  # of its section
     spec: DesignSpec,
     mask_component: Sequence[str | int] | None = None,  # what inpainting draws, where it is more than one; None: as in the options
 ) -> Tensor:                                            # (C,) bool
@@ -94,7 +94,7 @@ def chunks(
 def draw_new(
     run,                     # train.run.Run
     cond: Tensor | None,     # (n, K) as the model sees them; None withholds conditions
-    options: SamplingConfig,
+    options: SamplingConfig,  # of its section
     n: int,                  # designs
 ) -> Tensor:                 # (n, planes, H, W)
     "New designs."
@@ -109,7 +109,7 @@ def draw_completions(
     run,                     # train.run.Run
     designs: Designs,        # n of them
     observed: Tensor,        # (C,) bool
-    options: SamplingConfig,
+    options: SamplingConfig,  # of its section
     with_conditions: bool = False,  # whether the model is told the designs' conditions
 ) -> Tensor:                 # (k, n, planes, H, W), k = options.num_posterior_samples
     "Completions of every design given what is observed of it."
@@ -179,7 +179,7 @@ class Drawn:
 
 def new_designs(
     run,                      # train.run.Run
-    options: SamplingConfig,
+    options: SamplingConfig,  # of its section
     data: str | Path | None,  # a folder whose conditions are asked; None: the held-out ones
     table: str | Path | None, # a CSV file with the conditions asked, instead
     n: int | None,            # designs; None: one a row of the table
@@ -195,7 +195,7 @@ def new_designs(
 # %% ../../nbs/explore/03_samples.ipynb #117c01fc
 def completed_designs(
     run,                        # train.run.Run
-    options: SamplingConfig,
+    options: SamplingConfig,  # of its section
     data: str | Path | None,    # a folder of designs to complete; None: the held-out ones
     observed: Tensor,           # (C,) bool
     with_conditions: bool,      # whether the model is told the designs' conditions
@@ -227,7 +227,7 @@ def shown_mirror(
 def drawn_sheet(
     drawn: Drawn,
     run,                       # train.run.Run
-    options: SamplingConfig,
+    options: SamplingConfig,  # of its section
     mirror: str | None = None, # the edge that is the axis of half-sections
     shown: int = 48,           # new designs at most; eight source designs in completion
 ):                             # a matplotlib Figure
@@ -250,7 +250,7 @@ def drawn_sheet(
 def sample_table(
     drawn: Drawn,
     run,                                 # train.run.Run
-    options: SamplingConfig,
+    options: SamplingConfig,  # of its section
     filename_pattern: str,               # with {prefix} and {component}
 ) -> dict[str, list]:                    # column → N values
     "Where each design comes from, and which files it is."
@@ -317,7 +317,7 @@ class Samples:
 def write_samples(
     drawn: Drawn,
     run,                        # train.run.Run
-    options: SamplingConfig,
+    options: SamplingConfig,  # of its section
     folder: Path,               # is made if need be
     overwrite: bool = False,    # whether an earlier sampling there may be removed
     mirror: str | None = None,  # of the sheet, see `shown_mirror`

@@ -73,7 +73,7 @@ def one(
 
 def repeated(
     cond:Tensor|None,   # (K,) or (1, K)
-    n:int,
+    n:int,  # how many
     model:GenerativeModel,
 ) -> Tensor|None:       # (n, K) on the model's device
     "One condition for n designs."
@@ -88,8 +88,8 @@ def traversal_sheet(
     values:Sequence[float]=(-3, -2, -1, 0, 1, 2, 3),    # in standard deviations of the prior
     cond:Tensor|None=None,          # (K,), in the model's units
     mirror:Mirror=None,             # the edge that is the axis of half-sections
-    heading:str="",
-    zoom:int|None=None,
+    heading:str="",  # over the sheet, None = none
+    zoom:int|None=None,  # screen pixels a pixel, None = what fits
 ) -> Figure:
     "The busiest latent dimensions, one a row, with their mean KL."
     order, kl = dimensions_by_kl(model, x)
@@ -119,7 +119,7 @@ def interpolate(
 
 def between_ends(
     a:Tensor, b:Tensor,     # (B, D)
-    steps:int,
+    steps:int,  # how many, at least 2
 ) -> Tensor:                # (B·steps, D)
     "Points at equal distances on the lines from a to b."
     t = torch.linspace(0, 1, steps, device=a.device)[:, None]
@@ -129,11 +129,11 @@ def between_ends(
 def interpolation_sheet(
     model:GenerativeModel,
     a:Tensor, b:Tensor,         # (B, planes, H, W) or (planes, H, W)
-    steps:int=7,
+    steps:int=7,  # how many, at least 2
     cond:Tensor|tuple[Tensor, Tensor]|None=None,   # as for interpolate
     mirror:Mirror=None,         # the edge that is the axis of half-sections
-    heading:str="",
-    zoom:int|None=None,
+    heading:str="",  # over the sheet, None = none
+    zoom:int|None=None,  # screen pixels a pixel, None = what fits
 ) -> Figure:
     "One row a pair: the design a, the decoded way, the design b."
     way = interpolate(model, a, b, steps, cond).transpose(0, 1)

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from ..blocks.schedules import Progress
 from ..core.config import parse_config
-from ..core.registry import models
 from ..core.seeds import generator
 from ..core.spec import DesignSpec
 from ..data.designs import Batch
@@ -36,7 +35,7 @@ def small_model(
 
 def small_batch(
     n: int,  # designs
-    seed: int = 0,
+    seed: int = 0,  # of the random numbers
 ) -> Batch:
     "Random designs, one component in five missing, never all."
     random = generator("check", seed)

@@ -62,7 +62,7 @@ def processor_flags(
 
 def resolve_precision(
     precision: str,                       # "auto", "float32", "bf16" or "fp16"
-    device: torch.device,
+    device: torch.device,  # where it is computed
     flags: frozenset[str] | None = None,  # of the processor; None asks this one
 ) -> str:                                 # "float32", "bf16" or "fp16"
     "The numbers to compute in: `auto` is bf16 where the device multiplies in it, float32 elsewhere."
@@ -248,7 +248,7 @@ class Selection:
 def build_optimizer(
     parameters: list[nn.Parameter],  # of a phase
     training: TrainingConfig,
-    device: torch.device,
+    device: torch.device,  # where it is computed
 ) -> torch.optim.Optimizer:
     "The optimiser of a phase, fused (one pass over the memory) where torch has that."
     common = {"lr": training.lr, "weight_decay": training.weight_decay, "fused": device.type in ("cpu", "cuda")}

@@ -42,7 +42,7 @@ def picture_names(
     return {name: list(range(n))} if n else {}
 
 def whole(
-    epoch:float,
+    epoch:float,  # epochs done
 ) -> int|float:
     "An epoch as a whole number where it is one."
     return int(epoch) if float(epoch).is_integer() else float(epoch)
@@ -75,8 +75,8 @@ class Tracker:
     def pictures(self,
         name:str,                       # TRAIN_TRIPLETS or VALIDATION_TRIPLET
         images:Sequence[np.ndarray],    # (H, W, 3) uint8 each
-        step:int,
-        epoch:float,
+        step:int,  # batches done
+        epoch:float,  # epochs done
     ) -> None:
         "Pictures of one name."
 
@@ -185,14 +185,14 @@ class TensorBoardTracker(Tracker):
 
 # %% ../../nbs/train/01_trackers.ipynb #2620848b
 def as_code(
-    words:str,
+    words:str,  # in the order they are read
 ) -> str:
     "Text that TensorBoard, which reads Markdown, shows as it stands."
     return "\n".join("    " + line for line in words.splitlines())
 
 def described(
     record:Mapping,     # of an event
-    step:int,
+    step:int,  # batches done
 ) -> str:
     "An event in one line."
     return f"step {step}: " + ", ".join(f"{name} {plain(value)}" for name, value in record.items())
@@ -207,7 +207,7 @@ def wandb_config(
 
 def wandb_identity(
     run:RunFolder,
-    resumed:bool,
+    resumed:bool,  # whether the run goes on
 ) -> str:       # W&B's id of the run
     "The identity that the run has at W&B: kept when resumed, else a new one."
     known = run.path/"wandb.json"
@@ -217,7 +217,7 @@ def open_wandb(
     wandb,          # the module
     run:RunFolder,
     config:Config,
-    identity:str,
+    identity:str,  # of the run at W&B
     mode:str,       # "online", "offline" or "disabled"
 ):
     "A W&B run that is silent, belongs to nobody else, and lives in the run folder."
@@ -230,7 +230,7 @@ def online_or_offline(
     wandb,              # the module
     run:RunFolder,
     config:Config,
-    identity:str,
+    identity:str,  # of the run at W&B
 ):
     "A W&B run as configured, or an offline one with one line of why; never a prompt."
     def offline(why):
@@ -272,9 +272,9 @@ class WandbTracker(Tracker):
     def finish(self): self.run.finish()
 
 def place(
-    names:Sequence[str],
-    step:int,
-    epoch:float,
+    names:Sequence[str],  # what is recorded
+    step:int,  # batches done
+    epoch:float,  # epochs done
 ) -> dict:      # the values of the axes that a row needs
     "Where on its axis, or axes, a row of W&B lies."
     places = {STEP: step, EPOCH: whole(epoch)}
