@@ -27,6 +27,7 @@ class Draft:
     def has(self, key: str) -> bool: return lookup(self.values, key) is not ABSENT
 
     def get(self, key: str, default: Any = None) -> Any:
+        "What stands at a dotted key, or the default."
         value = lookup(self.values, key)
         return default if value is ABSENT else value
 

@@ -197,7 +197,9 @@ def scale_of(
     return np.float32(min(image_size[0]/UNITS[0], image_size[1]/UNITS[1]))
 
 # %% ../../nbs/data/02_toy_epures.ipynb #566f0e1a
-def inside_all(*distances: np.ndarray) -> np.ndarray:
+def inside_all(
+    *distances: np.ndarray,  # each negative inside its shape
+) -> np.ndarray:
     "The intersection of regions."
     return reduce(np.maximum, distances)
 

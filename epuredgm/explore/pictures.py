@@ -248,7 +248,8 @@ def lay_out(
 
 # %% ../../nbs/explore/00_pictures.ipynb #f5e46a0b
 def blank_figure(
-    width:int, height:int,  # screen pixels
+    width:int,  # screen pixels
+    height:int,  # screen pixels
 ) -> Figure:                # at 100 dots an inch, white
     "A figure that shows itself in notebooks and is known to no global state."
     from matplotlib.figure import Figure
@@ -413,7 +414,8 @@ def uncertainty(
 
 # %% ../../nbs/explore/00_pictures.ipynb #2c8b170a
 def hatching(
-    height:int, width:int,  # in pixels
+    height:int,  # in pixels
+    width:int,  # in pixels
 ) -> np.ndarray:    # (height, width) bool
     "Diagonal strokes, one pixel in four."
     return (np.add.outer(np.arange(height), np.arange(width)) % 4) == 0

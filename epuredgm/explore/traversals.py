@@ -102,7 +102,8 @@ def traversal_sheet(
 @in_evaluation
 def interpolate(
     model:GenerativeModel,
-    a:Tensor, b:Tensor,         # (B, planes, H, W) or (planes, H, W)
+    a:Tensor,  # (B, planes, H, W) or (planes, H, W)
+    b:Tensor,  # (B, planes, H, W) or (planes, H, W)
     steps:int=9,                # from a to b, both included
     cond:Tensor|tuple[Tensor, Tensor]|None=None,   # (K,) or (B, K) for the whole way, or a pair for its two ends
 ) -> Tensor:                    # (B, steps, planes, H, W) in [0, 1]
@@ -118,7 +119,8 @@ def interpolate(
     return pictures.unflatten(0, (len(a), steps))
 
 def between_ends(
-    a:Tensor, b:Tensor,     # (B, D)
+    a:Tensor,  # (B, D)
+    b:Tensor,  # (B, D)
     steps:int,  # how many, at least 2
 ) -> Tensor:                # (B·steps, D)
     "Points at equal distances on the lines from a to b."
@@ -128,7 +130,8 @@ def between_ends(
 # %% ../../nbs/explore/02_traversals.ipynb #d03912a8
 def interpolation_sheet(
     model:GenerativeModel,
-    a:Tensor, b:Tensor,         # (B, planes, H, W) or (planes, H, W)
+    a:Tensor,  # (B, planes, H, W) or (planes, H, W)
+    b:Tensor,  # (B, planes, H, W) or (planes, H, W)
     steps:int=7,  # how many, at least 2
     cond:Tensor|tuple[Tensor, Tensor]|None=None,   # as for interpolate
     mirror:Mirror=None,         # the edge that is the axis of half-sections

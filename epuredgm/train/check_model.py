@@ -45,13 +45,19 @@ def small_batch(
     return Batch(x=x, cond=torch.rand(n, SPEC.n_conditions, generator=random), available=available)
 
 
-def promise(kept: bool, what: str) -> None:
+def promise(
+    kept: bool,  # whether it is
+    what: str,  # the promise, in words
+) -> None:
     "Raises AssertionError with the promise where it is not kept."
     if not kept:
         raise AssertionError(f"broken promise: {what}")
 
 
-def same(first: Tensor, second: Tensor) -> bool:
+def same(
+    first: Tensor,  # any shape
+    second: Tensor,  # any shape
+) -> bool:
     "Equal in shape and to single precision."
     return first.shape == second.shape and torch.allclose(first, second, atol=1e-5)
 
@@ -75,7 +81,11 @@ def check_losses(model: GenerativeModel, batch: Batch) -> None:
     promise("objective" in first and all(torch.equal(first[k], second[k]) for k in first), "validation repeats under a generator and has an objective")
 
 
-def check_learning(model: GenerativeModel, batch: Batch, steps: int = 150) -> None:
+def check_learning(
+    model: GenerativeModel,  # untrained
+    batch: Batch,  # to learn by heart
+    steps: int = 150,  # of the optimiser
+) -> None:
     "One batch is learned by heart: the objective falls by a third at least."
     model.eval()
     before = model.validation_losses(batch, generator(2))["objective"]
@@ -137,7 +147,10 @@ def check_saving(model: GenerativeModel, again: GenerativeModel) -> None:
     promise(torch.equal(model.sample(2, generator=generator(8)), again.sample(2, generator=generator(8))), "a loaded model draws the same")
 
 
-def check_resume(name: str, options: dict) -> None:
+def check_resume(
+    name: str,  # of a registered model
+    options: dict,  # of its section
+) -> None:
     "Training: stopped in the middle and resumed, the weights are those of an uninterrupted run, bit for bit."
     with tempfile.TemporaryDirectory() as folder:
         def run(where: str, resume: bool, **training):
