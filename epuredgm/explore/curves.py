@@ -58,7 +58,7 @@ def running_mean(
 
 # %% ../../nbs/explore/01_curves.ipynb #c6d10d3f
 def plot_curve(
-    axes:Axes,
+    axes:"Axes",
     records:Sequence[Mapping],  # of a run, as metrics.jsonl holds them
     names:tuple[str|None, str|None],        # of the training and of the validation metric
     colours:tuple[str, str],                # of training and validation
@@ -82,7 +82,7 @@ def plot_curve(
 
 # %% ../../nbs/explore/01_curves.ipynb #544114c6
 def dress(
-    axes:Axes,
+    axes:"Axes",
     title:str,  # over the panel
     log:bool,       # logarithmic, where all values are positive
     against:str,  # name of the horizontal axis
@@ -135,7 +135,7 @@ def training_curves(
     log:bool=True,                          # logarithmic losses, where all values are positive
     panels:Mapping[str, tuple[str|None, str|None]]=PANELS,  # title → training and validation metric
     heading:str="",  # over the sheet, None = none
-) -> Figure:
+) -> "Figure":
     "Training and validation curves of one run or several; raises RunError when there is nothing to draw."
     logged = several(runs)
     names = {name for records, _ in logged.values() for record in records for name in record}
@@ -164,7 +164,7 @@ def colours(
     return [PALETTE[:2]] if n == 1 else [(PALETTE[k % len(PALETTE)],)*2 for k in range(n)]
 
 def panel_box(
-    figure:Figure,
+    figure:"Figure",
     k:int,          # which panel
     columns:int,  # how many side by side
     head:int,       # screen pixels above the panels

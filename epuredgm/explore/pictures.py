@@ -250,7 +250,7 @@ def lay_out(
 def blank_figure(
     width:int,  # screen pixels
     height:int,  # screen pixels
-) -> Figure:                # at 100 dots an inch, white
+) -> "Figure":                # at 100 dots an inch, white
     "A figure that shows itself in notebooks and is known to no global state."
     from matplotlib.figure import Figure
     figure = Figure(figsize=(width/100, height/100), dpi=100, facecolor="white")
@@ -258,7 +258,7 @@ def blank_figure(
     return figure
 
 def png(
-    figure:Figure,
+    figure:"Figure",
     scale:int=1,    # screen pixels become scale × scale pixels of the file
 ) -> bytes:
     "A figure as a PNG file."
@@ -276,7 +276,7 @@ def sheet(
     notes:Sequence[Note]=(),        # what the colours mean
     zoom:int|None=None,             # screen pixels a pixel of a design; None: chosen
     strips:dict[tuple[int, int], np.ndarray]={},    # (h, w, 3) in screen pixels, under the tile in (row, column)
-) -> Figure:
+) -> "Figure":
     "A grid of pictures, its words and its explanation."
     words = dict(heading=[heading][:bool(heading)], columns=columns, rows=rows, captions=captions)
     layout = lay_out(tiles, zoom, words, notes, list(strips.values()))
@@ -347,7 +347,7 @@ def contact_sheet(
     mirror:Mirror=None,                 # the edge that is the axis of half-sections
     heading:str="",  # over the sheet, None = none
     zoom:int|None=None,                 # screen pixels a pixel; None: chosen
-) -> Figure:
+) -> "Figure":
     "Designs in rows."
     pictures = colour(x, spec, mirror)
     if titles is not None and len(titles) != len(pictures):
@@ -362,7 +362,7 @@ def component_sheet(
     mirror:Mirror=None,
     heading:str="",  # over the sheet, None = none
     zoom:int|None=None,  # screen pixels a pixel, None = what fits
-) -> Figure:
+) -> "Figure":
     "Every component alone, and their overlay."
     tiles, names = component_pictures(x, spec, mirror), list(spec.components)
     if is_drawing(spec): tiles, names = np.concatenate([tiles, colour(x, spec, mirror)[:, None]], 1), [*names, "overlay"]
@@ -392,7 +392,7 @@ def triplets(
     scale:float=0.5,                    # the difference that takes the full colour
     heading:str="",  # over the sheet, None = none
     zoom:int|None=None,  # screen pixels a pixel, None = what fits
-) -> Figure:
+) -> "Figure":
     "A sheet of original | reconstruction | difference, one row a design."
     three = colour(x, spec, mirror), colour(reconstruction, spec, mirror), difference(x, reconstruction, spec, mirror, scale)
     names, notes = ["original", "reconstruction", "difference"], [*component_notes(spec), difference_note(scale)]
@@ -480,7 +480,7 @@ def completion_sheet(
     scale:float=0.5,                # the standard deviation that takes the full ink
     heading:str="",  # over the sheet, None = none
     zoom:int|None=None,  # screen pixels a pixel, None = what fits
-) -> Figure:
+) -> "Figure":
     "Shown | truth | completions | mean | standard deviation, one row a design."
     if completions.ndim != 5 or completions.shape[1:] != x.shape:
         raise DataError(f"completions have the shape {tuple(completions.shape)}, expected (n, {', '.join(map(str, x.shape))}): "

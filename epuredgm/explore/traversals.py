@@ -90,7 +90,7 @@ def traversal_sheet(
     mirror:Mirror=None,             # the edge that is the axis of half-sections
     heading:str="",  # over the sheet, None = none
     zoom:int|None=None,  # screen pixels a pixel, None = what fits
-) -> Figure:
+) -> "Figure":
     "The busiest latent dimensions, one a row, with their mean KL."
     order, kl = dimensions_by_kl(model, x)
     pictures = traversal(model, start, order[:rows], values, cond)
@@ -137,7 +137,7 @@ def interpolation_sheet(
     mirror:Mirror=None,         # the edge that is the axis of half-sections
     heading:str="",  # over the sheet, None = none
     zoom:int|None=None,  # screen pixels a pixel, None = what fits
-) -> Figure:
+) -> "Figure":
     "One row a pair: the design a, the decoded way, the design b."
     way = interpolate(model, a, b, steps, cond).transpose(0, 1)
     tiles = [colour(x, model.spec, mirror) for x in (a, *way, b)]

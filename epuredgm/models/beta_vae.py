@@ -181,7 +181,7 @@ def kl_between(
 
 # %% ../../nbs/models/01_beta_vae.ipynb #6c79adc3
 def posteriors(
-    model: "BetaVAE",
+    model: GenerativeModel,  # a BetaVAE
     batch,  # data.designs.Batch
     observed: Tensor,  # (B, C) or (B, C, H, W) bool, what a masked design shows
     keep: Tensor | None,  # (B,) bool, which designs keep their condition; None keeps all
@@ -201,7 +201,7 @@ def posteriors(
 
 # %% ../../nbs/models/01_beta_vae.ipynb #007a3d3d
 def training_terms(
-    model: "BetaVAE",
+    model: GenerativeModel,  # a BetaVAE
     batch,  # data.designs.Batch
     observed: Tensor,  # (B, C) or (B, C, H, W) bool, what the encoder is shown
     keep: Tensor | None,  # (B,) bool, which designs keep their condition; None keeps all
