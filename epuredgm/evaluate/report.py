@@ -25,9 +25,10 @@ from .completion import all_completions, completion_figure
 from .conditions import draw_asked, fidelity_figure, fidelity_scores, measured_conditions
 from .drawings import (
     copying_figure, copying_scores, drawing_figure, drawing_scores, ink_thresholds, measure_drawings, nearest_designs)
-from .latents import encode_all, latent_scores, latents_figure, readout_scores
+from .latents import latent_scores, latents_figure, readout_scores
 from .reconstruction import mean_picture, reconstruction_errors, reconstruction_figure, reconstruction_scores
 from .scores import plain
+from ..train.run import encode_designs
 
 # %% ../../nbs/evaluate/05_report.ipynb #14877d0f
 class NotMeasured(EpureError):
@@ -118,12 +119,12 @@ def latents_section(
     "What the code carries and what can be read from it."
     run, designs = setting.run, setting.designs
     if not getattr(getattr(run, "model", None), "has_latents", True): raise NotMeasured("this family of models has no latents")
-    posterior = encode_all(run, designs, setting.batch_size)
+    posterior = encode_designs(run, designs, setting.batch_size)
     scores = latent_scores(posterior, setting.seed)
     figures = {"latents": latents_figure(scores)}
     train = run.data.train.subset(slice(0, 5000))
     if designs.attributes is not None and designs.attribute_names == train.attribute_names:
-        means = encode_all(run, train, setting.batch_size).mean, posterior.mean
+        means = encode_designs(run, train, setting.batch_size).mean, posterior.mean
         tables = [tuple(None if t is None else t.cpu() for t in (getattr(train, kind), getattr(designs, kind))) for kind in ("cond", "attributes")]
         scores["readout"] = readout_scores(means, *tables, designs.attribute_names, setting.seed)
     return scores, figures

@@ -41,7 +41,7 @@ def build_model(
 # %% ../../nbs/train/03_run.ipynb #2d6a6b37
 @torch.no_grad()
 def encode_designs(
-    model: GenerativeModel,  # with latents, in evaluation mode
+    model: GenerativeModel,  # with latents, in evaluation mode, or a run
     designs: Designs,  # N of them
     batch_size: int = 256,  # designs at once
     device: torch.device | str = "cpu",  # where it is computed
