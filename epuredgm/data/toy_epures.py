@@ -421,7 +421,7 @@ def performances(
     "The four performances of a section."
     g = lengths
     return dict(d_cons=(g["gum"] + 4)*(g["width"] - g["rim"])/g["height"], d_rigid=(g["bead"] + 3*g["ply"])/g["height"],
-                d_life=g["tread"]/(1 + 8*g["drop"]/g["belt"]), d_stab=(g["rim"] + g["belt"])/g["height"])
+                d_life=g["tread"]/(1 + 8*g["drop"].clamp_min(0)/g["belt"]), d_stab=(g["rim"] + g["belt"])/g["height"])
 
 
 @torch.no_grad()
