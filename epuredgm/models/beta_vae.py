@@ -27,7 +27,7 @@ from ..core.registry import models
 from ..core.spec import DesignSpec
 from .contract import GenerativeModel, check_designs, in_evaluation, keep_observed
 
-# %% ../../nbs/models/01_beta_vae.ipynb #58343301
+# %% ../../nbs/models/01_beta_vae.ipynb #58343393
 INITIAL_LOGVAR = -4.0
 
 
@@ -42,7 +42,7 @@ def grid_features(
     height, width = pyramid_sizes(-(-spec.height // stem), -(-spec.width // stem), stages)[-1]
     return trunk_channels(nf, nf_max, stages)[-1] * height * width
 
-# %% ../../nbs/models/01_beta_vae.ipynb #58343302
+# %% ../../nbs/models/01_beta_vae.ipynb #d8965903
 class Encoder(nn.Module):
     "From a partly observed design to the Gaussian of its latents."
 
@@ -84,7 +84,7 @@ class Encoder(nn.Module):
             h = torch.cat([h, self.condition(cond, len(x), keep).to(h.dtype)], 1)
         return DiagonalNormal(self.mean(h).float(), clamp_logvar(self.logvar(h).float()))
 
-# %% ../../nbs/models/01_beta_vae.ipynb #4e1471c1
+# %% ../../nbs/models/01_beta_vae.ipynb #6ed374e3
 class Decoder(nn.Module):
     "From latents and conditions to the outputs of every pixel."
 
@@ -118,7 +118,7 @@ class Decoder(nn.Module):
         h = self.enter(z if embedded is None else torch.cat([z, embedded.to(z.dtype)], 1))
         return self.trunk(h.unflatten(1, (-1, *self.grid)), self.size).float()
 
-# %% ../../nbs/models/01_beta_vae.ipynb #18e7a63a
+# %% ../../nbs/models/01_beta_vae.ipynb #9c8e892e
 def evidence_terms(
     energy: Tensor,  # (B, planes, H, W), −log p(x) of each pixel without its constant
     constant: float,  # nats a pixel
@@ -131,7 +131,7 @@ def evidence_terms(
     pixels = counted.expand_as(energy).flatten(1).sum(1)
     return sum_energy(energy, counted * weights), -(plain + constant * pixels) - kl
 
-# %% ../../nbs/models/01_beta_vae.ipynb #6fdc9a67
+# %% ../../nbs/models/01_beta_vae.ipynb #e5a22f39
 class BetaVAEConfig(ModelSection):
     "The `model` section of a β-VAE."
 
@@ -155,7 +155,7 @@ class BetaVAEConfig(ModelSection):
     max_mask_prob: float = Field(0.7, ge=0, le=1)  # share of masked designs after the ramp
     mask_warmup_epochs: float = Field(20.0, ge=0)  # ramp of that share, a square root
 
-# %% ../../nbs/models/01_beta_vae.ipynb #e5a22f39
+# %% ../../nbs/models/01_beta_vae.ipynb #44c5ab86
 def draw_shown(
     config: BetaVAEConfig,
     available: Tensor,  # (B, C) bool, what the data hold
@@ -169,7 +169,7 @@ def draw_shown(
         return draw_regions(available, *size, probability, generator)
     return draw_observed(available, probability, config.mask_pattern, generator)
 
-# %% ../../nbs/models/01_beta_vae.ipynb #91b937fb
+# %% ../../nbs/models/01_beta_vae.ipynb #4b323a30
 def kl_between(
     first: DiagonalNormal,  # (B, D)
     second: DiagonalNormal,  # (B, D)
@@ -179,7 +179,7 @@ def kl_between(
     squared = (first.mean - second.mean).square() * (-second.logvar).exp()
     return 0.5 * (squared + difference.expm1() - difference).sum(1)
 
-# %% ../../nbs/models/01_beta_vae.ipynb #6c79adc3
+# %% ../../nbs/models/01_beta_vae.ipynb #338b7622
 def posteriors(
     model: GenerativeModel,  # a BetaVAE
     batch,  # data.designs.Batch
@@ -199,7 +199,7 @@ def posteriors(
     fixed = DiagonalNormal(mean.detach(), logvar.detach())
     return DiagonalNormal(mean, logvar), kl_between(fixed, DiagonalNormal(part_mean, part_logvar))
 
-# %% ../../nbs/models/01_beta_vae.ipynb #007a3d3d
+# %% ../../nbs/models/01_beta_vae.ipynb #4306635d
 def training_terms(
     model: GenerativeModel,  # a BetaVAE
     batch,  # data.designs.Batch
@@ -223,7 +223,7 @@ def training_terms(
     loss = terms["recon_loss"] + beta * terms["kl"] + terms["matching"]
     return {"loss": loss, **{k: v.detach() for k, v in terms.items()}}
 
-# %% ../../nbs/models/01_beta_vae.ipynb #4306635d
+# %% ../../nbs/models/01_beta_vae.ipynb #1f1a83cf
 DECODED_AT_ONCE = 512  # designs; bounds the memory of large requests
 
 
@@ -264,7 +264,7 @@ class LatentModel(GenerativeModel):
         cond = None if cond is None else cond.repeat(n, 1)
         return keep_observed(x, observed, self.decode(z.flatten(0, 1), cond).unflatten(0, (n, len(x))), self.spec)
 
-# %% ../../nbs/models/01_beta_vae.ipynb #1f1a83cf
+# %% ../../nbs/models/01_beta_vae.ipynb #b6e2adef
 class BetaVAE(LatentModel):
     "One latent vector for all components (Higgins et al. 2017), trained to complete any subset of them."
 
@@ -293,15 +293,17 @@ class BetaVAE(LatentModel):
         return training_terms(self, batch, observed, keep, beta, generator)
 
     def validation_losses(self, batch, generator) -> dict[str, Tensor]:
-        "The terms on clean, complete input at the final β."
-        terms = training_terms(self, batch, batch.available, None, self.config.beta, generator)
+        "The terms on clean, complete input at the final β, and what the masks of the end of training add by `matching`."
+        whole = self.config.mask_objective == "reconstruction"  # there, a mask would change the other terms
+        shown = batch.available if whole else draw_shown(self.config, batch.available, batch.x.shape[-2:], Progress.end(), generator)
+        terms = training_terms(self, batch, shown, None, self.config.beta, generator)
         return {"objective" if name == "loss" else name: value for name, value in terms.items()}
 
     def notes(self) -> list[str]:
         "The collapse bound, where the reduction makes one."
         return collapse_notes(self.config)
 
-# %% ../../nbs/models/01_beta_vae.ipynb #b6e2adef
+# %% ../../nbs/models/01_beta_vae.ipynb #f8c0eaa5
 def collapse_notes(
     config: BetaVAEConfig,
 ) -> list[str]:  # empty where nothing bounds the KL
@@ -313,7 +315,7 @@ def collapse_notes(
         "so the posterior collapses; use reduction: sum"
     ]
 
-# %% ../../nbs/models/01_beta_vae.ipynb #0794184a
+# %% ../../nbs/models/01_beta_vae.ipynb #a6acc31a
 @models.register("beta_vae", config=BetaVAEConfig, aliases=("vae",))
 def build_beta_vae(
     section: BetaVAEConfig,  # the `model` section of a configuration

@@ -37,7 +37,7 @@ from .checkpoints import (
     Checkpoint, list_checkpoints, load_latest, read_pointer, restore, save_checkpoint, tidy)
 from .trackers import TRAIN_TRIPLETS, VALIDATION_TRIPLET, Trackers
 
-# %% ../../nbs/train/02_learner.ipynb #55d15ea7
+# %% ../../nbs/train/02_learner.ipynb #d4111a8f
 def resolve_device(
     device: str,        # "auto", or what torch calls a device: "cpu", "cuda", "cuda:1"
 ) -> torch.device:
@@ -71,7 +71,7 @@ def resolve_precision(
     else: fast = device.type == "cpu" and not {"avx512_bf16", "amx_bf16"}.isdisjoint(processor_flags() if flags is None else flags)
     return "bf16" if fast else "float32"
 
-# %% ../../nbs/train/02_learner.ipynb #ec94ac3c
+# %% ../../nbs/train/02_learner.ipynb #c68beee3
 class Arithmetic:
     "Autocast, and the scaling of the loss that fp16 needs."
 
@@ -97,7 +97,7 @@ class Arithmetic:
         "The inverse of `state_dict`."
         if self.scaler and state: self.scaler.load_state_dict(state)
 
-# %% ../../nbs/train/02_learner.ipynb #63b64f15
+# %% ../../nbs/train/02_learner.ipynb #57f259d5
 class Processes:
     "What the processes of a run agree on. With one process every method is free."
 
@@ -131,7 +131,7 @@ class Processes:
             from accelerate import PartialState
             PartialState().wait_for_everyone()
 
-# %% ../../nbs/train/02_learner.ipynb #dad95449
+# %% ../../nbs/train/02_learner.ipynb #4eca4583
 @dataclass(frozen=True)
 class Order:
     "Which designs make which batch: a function of seed, epoch, batch and rank alone."
@@ -173,7 +173,7 @@ class Order:
         for start in range(first, self.batches, self.accumulation):
             yield range(start, min(start + self.accumulation, self.batches))
 
-# %% ../../nbs/train/02_learner.ipynb #4f179f13
+# %% ../../nbs/train/02_learner.ipynb #49a15d38
 class Noise:
     "The generator that models draw from, and torch's own, seeded from a key."
 
@@ -192,7 +192,7 @@ class Noise:
         "Restores torch's own generators at the end: whoever trains in a notebook keeps their random numbers."
         return torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else [])
 
-# %% ../../nbs/train/02_learner.ipynb #6aa76b69
+# %% ../../nbs/train/02_learner.ipynb #0a81c049
 def rate_factor(
     step: int,         # batches done
     scheduler: str,    # "constant", "cosine", "linear" or "plateau"
@@ -206,7 +206,7 @@ def rate_factor(
     if scheduler == "linear": return warmup * (1 - done)
     return warmup
 
-# %% ../../nbs/train/02_learner.ipynb #e96cbce2
+# %% ../../nbs/train/02_learner.ipynb #a01befe7
 @dataclass
 class Plateau:
     "A factor of the learning rate that falls when the objective has not improved for more than `patience` epochs."
@@ -226,7 +226,7 @@ class Plateau:
         else: self.waited += 1
         if self.waited > patience: self.factor, self.waited = self.factor * shrink, 0
 
-# %% ../../nbs/train/02_learner.ipynb #17a167e0
+# %% ../../nbs/train/02_learner.ipynb #44cf0b9c
 @dataclass
 class Selection:
     "The best validation so far."
@@ -244,7 +244,7 @@ class Selection:
         self.best, self.step, self.epoch, self.waited = objective, step, epoch, 0
         return True
 
-# %% ../../nbs/train/02_learner.ipynb #2bb4ae3b
+# %% ../../nbs/train/02_learner.ipynb #3a7ad652
 def build_optimizer(
     parameters: list[nn.Parameter],  # of a phase
     training: TrainingConfig,
@@ -268,7 +268,7 @@ def gather_gradients(
     for parameter, piece in zip(parameters, flat.split([parameter.numel() for parameter in parameters])):
         parameter.grad.copy_(piece.view_as(parameter))  # into its own memory, whose order the fused optimiser relies on
 
-# %% ../../nbs/train/02_learner.ipynb #c8dd0c63
+# %% ../../nbs/train/02_learner.ipynb #07918777
 class PhaseStep:
     "The optimiser of a phase: gradients of a group of batches, added, clipped, one step."
 
@@ -310,7 +310,7 @@ class PhaseStep:
         self.optimizer.load_state_dict(state)
         for group, values in zip(self.optimizer.param_groups, configured): group.update(values)
 
-# %% ../../nbs/train/02_learner.ipynb #bfa52582
+# %% ../../nbs/train/02_learner.ipynb #34e97de9
 class WeightAverage:
     "The exponential average of a model's weights, in a copy of the model."
 
@@ -332,7 +332,7 @@ class WeightAverage:
             for average, current in zip(averages, currents): average.copy_(current)
         self.count += 1
 
-# %% ../../nbs/train/02_learner.ipynb #ea89bc86
+# %% ../../nbs/train/02_learner.ipynb #7ca05881
 @dataclass
 class Reading:
     "What a step said, on the host."
@@ -371,7 +371,7 @@ class Pending:
         read, self.waiting = [reading for reading, _, _ in self.waiting], []
         return read
 
-# %% ../../nbs/train/02_learner.ipynb #a0d78232
+# %% ../../nbs/train/02_learner.ipynb #8cb7eef9
 class StopRequest:
     "Inside its `with`, SIGINT and SIGTERM are remembered instead of obeyed; a second SIGINT is obeyed."
 
@@ -392,7 +392,7 @@ class StopRequest:
         if number == signal.SIGINT and self.signal is not None: raise KeyboardInterrupt
         self.signal = signal.Signals(number)
 
-# %% ../../nbs/train/02_learner.ipynb #345f8163
+# %% ../../nbs/train/02_learner.ipynb #fa5ea902
 @torch.no_grad()
 def mean_terms(
     terms_of: Callable[[int], tuple[dict[str, Tensor], int]],  # batch → its terms, and the number of its designs
@@ -413,7 +413,7 @@ def mean_terms(
     *sums, count = processes.total(total).tolist()
     return {name: value / count for name, value in zip(names, sums)}
 
-# %% ../../nbs/train/02_learner.ipynb #58c333d0
+# %% ../../nbs/train/02_learner.ipynb #da850888
 @dataclass
 class Position:
     "Where a run stands. Everything random is a function of it."
@@ -455,7 +455,7 @@ class Outcome:
         if self.selection.epoch: text += f"; best objective {self.selection.best:.5g} in epoch {self.selection.epoch} (step-{self.selection.step})"
         return text + ("; the posterior has collapsed, see above" if self.collapsed else "")
 
-# %% ../../nbs/train/02_learner.ipynb #4cc7daaf
+# %% ../../nbs/train/02_learner.ipynb #911761c5
 class Standing:
     "What follows from the position."
 
@@ -476,7 +476,7 @@ class Standing:
         total = self.training.epochs * self.order.batches
         return self.plateau.factor * rate_factor(self.position.step, self.training.scheduler, self.training.lr_warmup_steps, total)
 
-# %% ../../nbs/train/02_learner.ipynb #911761c5
+# %% ../../nbs/train/02_learner.ipynb #834c7ff9
 class Updates(Standing):
     "Batches in, weights moved."
 
@@ -509,7 +509,7 @@ class Updates(Standing):
             if terms[at]: self.pending.add(reading, pieces[at][1] / totals[at], terms[at])
         if group[0] == 0: self.draw_training(batches[0])
 
-# %% ../../nbs/train/02_learner.ipynb #855a5768
+# %% ../../nbs/train/02_learner.ipynb #067ba92e
 class Telling:
     "Losses read, checked and handed to the trackers."
 
@@ -545,7 +545,7 @@ class Telling:
         return TrainingError(f"{what}; {good}, and the same configuration would end here again: start a run with a lower training.lr "
                              f"(now {self.training.lr:g}) or training.clip_grad_norm (now {self.training.clip_grad_norm}), or mend the designs")
 
-# %% ../../nbs/train/02_learner.ipynb #6587c6eb
+# %% ../../nbs/train/02_learner.ipynb #7b7bb00d
 class Validation:
     "What the held-out designs say."
 
@@ -581,7 +581,7 @@ class Validation:
                      f"or lower training.lr (now {self.training.lr:g})", always=True)
         self.collapsed = collapsed
 
-# %% ../../nbs/train/02_learner.ipynb #781ae63e
+# %% ../../nbs/train/02_learner.ipynb #aaef51df
 class Pictures:
     "Triplets for the trackers that take them."
 
@@ -617,7 +617,7 @@ class Pictures:
         pictures = [picture for part in parts for picture in self.triplets(part)]
         self.trackers.pictures(VALIDATION_TRIPLET, pictures, self.position.step, self.position.epoch)
 
-# %% ../../nbs/train/02_learner.ipynb #a8a40a1b
+# %% ../../nbs/train/02_learner.ipynb #14747224
 class Saving:
     "The learner's state, into checkpoints and back."
 
@@ -645,7 +645,7 @@ class Saving:
                             extra_models={"ema": self.average.module.state_dict()} if self.average else {}, keep=self.training.keep_checkpoints)
         self.processes.wait()
 
-# %% ../../nbs/train/02_learner.ipynb #d3a1967c
+# %% ../../nbs/train/02_learner.ipynb #408c82b5
 class Loading(Saving):
     "A checkpoint's state into the learner."
 
@@ -681,7 +681,7 @@ class Loading(Saving):
         restore(self.average.module, checkpoint.models["ema"], checkpoint.path)
         self.average.count = checkpoint.state["averaged"]
 
-# %% ../../nbs/train/02_learner.ipynb #408c82b5
+# %% ../../nbs/train/02_learner.ipynb #a9f7accf
 class Resuming(Loading):
     "Going back to where a run was left."
 
@@ -697,7 +697,7 @@ class Resuming(Loading):
         metrics = self.run.path / "metrics.jsonl"
         if self.processes.main and metrics.exists() and metrics.stat().st_size > length: os.truncate(metrics, length)
 
-# %% ../../nbs/train/02_learner.ipynb #b33f9035
+# %% ../../nbs/train/02_learner.ipynb #8467c9f8
 class Learner(Updates, Telling, Validation, Pictures, Resuming):
     "Trains any model by its phases. `fit` can be interrupted and resumed anywhere, without a trace in the result."
 
@@ -728,7 +728,7 @@ class Learner(Updates, Telling, Validation, Pictures, Resuming):
         "Trains to the end, or to a reason to stop; what the signals SIGINT and SIGTERM do comes after the checkpoint."
         return fit(self, resume)
 
-# %% ../../nbs/train/02_learner.ipynb #8467c9f8
+# %% ../../nbs/train/02_learner.ipynb #b8ba086a
 def set_up(
     learner: Learner,
     model: nn.Module,  # on the device
@@ -747,7 +747,7 @@ def set_up(
     learner.selection, learner.plateau, learner.collapsed, learner.shown = Selection(), Plateau(), False, {}
     learner.saved = learner.epoch_started = learner.started = time.monotonic()
 
-# %% ../../nbs/train/02_learner.ipynb #384af204
+# %% ../../nbs/train/02_learner.ipynb #a94bdde5
 BUDGETS = ("max_steps", "max_minutes")
 REASONS = (None, "max_minutes", "SIGINT", "SIGTERM")  # those that one process may see alone; processes agree on the largest
 
@@ -776,7 +776,7 @@ def checkpoint_due(learner: Learner) -> bool:
     minutes = learner.training.checkpoint_minutes
     return minutes is not None and bool(learner.processes.largest(int(time.monotonic() - learner.saved > 60 * minutes)))
 
-# %% ../../nbs/train/02_learner.ipynb #a94bdde5
+# %% ../../nbs/train/02_learner.ipynb #f6177c02
 def train_epoch(learner: Learner) -> str | None:  # the reason of a stop
     "The updates of an epoch that are still to be made."
     learner.epoch_started = time.monotonic()
@@ -795,7 +795,7 @@ def train_epoch(learner: Learner) -> str | None:  # the reason of a stop
         if reason: return reason
     return None
 
-# %% ../../nbs/train/02_learner.ipynb #f6177c02
+# %% ../../nbs/train/02_learner.ipynb #a20f4ee0
 def finish_epoch(learner: Learner) -> str | None:  # the reason of a stop
     "Validation, and what follows from it."
     learner.read()
@@ -820,7 +820,7 @@ def finish_epoch(learner: Learner) -> str | None:  # the reason of a stop
     if best or reason or epoch % learner.training.check_every == 0: learner.checkpoint(best)
     return reason
 
-# %% ../../nbs/train/02_learner.ipynb #a20f4ee0
+# %% ../../nbs/train/02_learner.ipynb #2871cfdd
 def begin(
     learner: Learner,
     resume: bool,  # from the latest checkpoint
@@ -841,7 +841,7 @@ def begin(
     learner.say(f"{len(learner.train)} designs to train on, {len(learner.valid)} to validate on; {learner.order.batches} batches an epoch; "
                 f"{facts['device']}, {facts['precision']}" + (f"; from step {learner.position.step}" if learner.position.step else ""))
 
-# %% ../../nbs/train/02_learner.ipynb #2871cfdd
+# %% ../../nbs/train/02_learner.ipynb #1b5d772e
 def fit(
     learner: Learner,
     resume: bool,  # from the latest checkpoint
