@@ -223,7 +223,7 @@ def evaluate_command(
 # %% ../nbs/cli.ipynb #116041b7
 @app.command("toy")
 def toy_command(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Is made if need be.")],  # an existing folder
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Is made if need be.")],  # made if need be
     n: Annotated[int, typer.Option(min=2, help="Designs.")] = 1000,  # how many
     val_fraction: Annotated[float, typer.Option(min=0, max=1, help="Share held out.")] = 0.1,
     seed: Annotated[int, typer.Option(help="Another one gives other designs.")] = 0,  # of the random numbers

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 class Progress:
     "Where training stands. Validation and anything after training uses `Progress.end`."
 
-    step: int = 0  # optimisation steps taken so far
+    step: int = 0  # optimiser steps taken so far; several batches each where gradients accumulate
     epoch: int = 0  # epochs completed so far
     fraction: float = 0.0  # of the running epoch that is done, in [0, 1)
     epochs: int = 1  # epochs that the run is to make

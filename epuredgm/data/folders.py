@@ -272,15 +272,16 @@ def folder_like(
     config: DataSection,             # the data of a run
     root_dir: str | Path,            # another folder
     spec: DesignSpec | None = None,  # the run's, needed where `config` is no `FolderConfig`
+    statistics: dict | None = None,  # the run's, {} where it takes conditions as they are; None: as `config` says
 ) -> FolderConfig:
     "The configuration of another folder of the same layout."
+    changes = {"root_dir": str(root_dir)} | ({} if statistics is None else {"normalized": not statistics})
     if not isinstance(config, FolderConfig):
         if spec is None: raise DataError(f"a folder like data of type {config.type} needs the components' names, give the run's specification")
-        return FolderConfig(root_dir=str(root_dir), component_dirs=spec.components, condition_columns=spec.conditions,
-                            image_size=(spec.height or 64, spec.width or 32))
+        return FolderConfig(component_dirs=spec.components, condition_columns=spec.conditions, image_size=(spec.height or 64, spec.width or 32), **changes)
     table, old = Path(config.condition_csv or "performances.csv"), Path(config.root_dir)
     inside = table.relative_to(old) if table.is_relative_to(old) else Path(table.name)
-    return config.model_copy(update={"root_dir": str(root_dir), "condition_csv": str(Path(root_dir) / inside)})
+    return config.model_copy(update={"condition_csv": str(Path(root_dir) / inside), **changes})
 
 
 def load_all(

@@ -131,7 +131,12 @@ def completion_figure(
     from matplotlib.colors import TwoSlopeNorm
 
     rows = ["all others", *components]
-    value = lambda scores: float("nan") if kind not in scores else float(getattr(scores[kind], "value", scores[kind]))
+
+    def value(scores):  # a Score, or what metrics.json holds of one
+        found = scores.get(kind, float("nan"))
+        found = found["value"] if isinstance(found, dict) else getattr(found, "value", found)
+        return float("nan") if found is None else float(found)
+
     grids = []
     for result in results.values():
         grid = [[value(result["others"].get(target, {})) for target in components]]

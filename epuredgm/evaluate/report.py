@@ -6,6 +6,7 @@
 __all__ = ['HEADLINES', 'metrics_table', 'evaluate']
 
 # %% ../../nbs/evaluate/05_report.ipynb #64c708a2
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ class Setting:
 # %% ../../nbs/evaluate/05_report.ipynb #ba4d13c0
 def held_out(
     run,                               # has data, and config where a folder is given
-    data: str | Path | Designs | None, # None: the run's held-out split; a folder of the same layout, all of it; or designs
+    data: str | Path | Designs | None, # None: the run's held-out split; a folder of the same layout; or designs
     n: int,                            # how many at most
     seed: int,                         # which ones, where there are more
 ) -> Designs:
@@ -64,7 +65,7 @@ def held_out(
     elif not isinstance(data, Designs):
         from epuredgm.data.folders import folder_like, load_all
 
-        designs = load_all(folder_like(run.config.data, data, run.spec), run.statistics or None)
+        designs = load_all(folder_like(run.config.data, data, run.spec, run.statistics), run.statistics or None)
     if designs.spec.components != run.spec.components:
         raise DataError(f"the designs have the components {', '.join(designs.spec.components)} and the run {', '.join(run.spec.components)}, "
                         "give a folder of the run's layout")
@@ -324,6 +325,19 @@ def write_report(
     folder.write_json(files["metrics"], {**report, "files": files})
     return files
 
+# %% ../../nbs/evaluate/05_report.ipynb #fe784560
+def report_name(
+    run: Path,                         # the run folder
+    data: str | Path | Designs | None, # what is evaluated on
+) -> str:                              # "" for the run's own held-out split
+    "The folder's name, numbered where another folder of that name was evaluated on before."
+    if not isinstance(data, (str, Path)): return "" if data is None else "designs"
+    name, number = Path(data).resolve().name, 1
+    while True:
+        metrics = Path(run)/"eval"/(name if number == 1 else f"{name}-{number}")/"metrics.json"
+        if not metrics.exists() or Path(json.loads(metrics.read_text())["data"]).resolve() == Path(data).resolve(): return metrics.parent.name
+        number += 1
+
 # %% ../../nbs/evaluate/05_report.ipynb #fe784562
 def evaluate(
     run,                                 # a run, or the folder of one
@@ -355,5 +369,4 @@ def evaluate(
         "metrics": metrics, "skipped": refused | skipped, "seconds": seconds | {"all": round(time.monotonic() - started, 2)},
         "designs": designs.names})
     if not write: return report
-    name = "" if data is None else "designs" if isinstance(data, Designs) else Path(data).resolve().name
-    return {**report, "files": write_report(report, figures, RunFolder.open(run.path), name)}
+    return {**report, "files": write_report(report, figures, RunFolder.open(run.path), report_name(run.path, data))}

@@ -120,7 +120,7 @@ def lowest(
 def several(
     runs:Any,  # as `training_curves` takes them
 ) -> dict[str, tuple[list[Mapping], int|None]]:     # label → records, best step
-    "One run, a list of runs or a dictionary of runs, as labelled records."
+    "One run, a list of runs (not of records: label those in a dictionary) or a dictionary of runs, as labelled records."
     if isinstance(runs, Mapping): return {label: run_records(run) for label, run in runs.items()}
     one = not isinstance(runs, (list, tuple)) or (runs and isinstance(runs[0], Mapping))
     if one: return {"": run_records(runs)}
@@ -134,7 +134,7 @@ def training_curves(
     against:Literal["step", "epoch"]="step",  # name of the horizontal axis
     log:bool=True,                          # logarithmic losses, where all values are positive
     panels:Mapping[str, tuple[str|None, str|None]]=PANELS,  # title → training and validation metric
-    heading:str="",  # over the sheet, None = none
+    heading:str="",  # over the sheet, empty = none
 ) -> "Figure":
     "Training and validation curves of one run or several; raises RunError when there is nothing to draw."
     logged = several(runs)

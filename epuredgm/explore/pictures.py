@@ -269,7 +269,7 @@ def png(
 # %% ../../nbs/explore/00_pictures.ipynb #0b596cb0
 def sheet(
     tiles:np.ndarray,               # (rows, columns, H, W, 3) in [0, 1]; NaN: no tile
-    heading:str="",  # over the sheet, None = none
+    heading:str="",  # over the sheet, empty = none
     columns:Sequence[str]=(),       # titles over the columns
     rows:Sequence[str]=(),          # titles left of the rows
     captions:Sequence[str]=(),      # under each tile, row by row
@@ -345,7 +345,7 @@ def contact_sheet(
     columns:int=8,                      # designs a row
     titles:Sequence[str]|None=None,     # one under each design, of one or more lines
     mirror:Mirror=None,                 # the edge that is the axis of half-sections
-    heading:str="",  # over the sheet, None = none
+    heading:str="",  # over the sheet, empty = none
     zoom:int|None=None,                 # screen pixels a pixel; None: chosen
 ) -> "Figure":
     "Designs in rows."
@@ -360,7 +360,7 @@ def component_sheet(
     spec:DesignSpec,
     titles:Sequence[str]|None=None,     # one left of each design
     mirror:Mirror=None,
-    heading:str="",  # over the sheet, None = none
+    heading:str="",  # over the sheet, empty = none
     zoom:int|None=None,  # screen pixels a pixel, None = what fits
 ) -> "Figure":
     "Every component alone, and their overlay."
@@ -390,7 +390,7 @@ def triplets(
     titles:Sequence[str]|None=None,     # one left of each design
     mirror:Mirror=None,
     scale:float=0.5,                    # the difference that takes the full colour
-    heading:str="",  # over the sheet, None = none
+    heading:str="",  # over the sheet, empty = none
     zoom:int|None=None,  # screen pixels a pixel, None = what fits
 ) -> "Figure":
     "A sheet of original | reconstruction | difference, one row a design."
@@ -478,7 +478,7 @@ def completion_sheet(
     mirror:Mirror=None,
     shown:int=4,                    # completions drawn, at most
     scale:float=0.5,                # the standard deviation that takes the full ink
-    heading:str="",  # over the sheet, None = none
+    heading:str="",  # over the sheet, empty = none
     zoom:int|None=None,  # screen pixels a pixel, None = what fits
 ) -> "Figure":
     "Shown | truth | completions | mean | standard deviation, one row a design."

@@ -129,9 +129,7 @@ def source_designs(
 ) -> Designs:
     "The designs that sampling starts from: all of a folder, or the run's held-out ones."
     if folder is None: return run.data.val
-    # A run that standardised its conditions has the statistics for it, whatever kind of data it was trained on.
-    changes = {"allow_missing": True, "normalized": not run.statistics}
-    section = folder_like(run.config.data, folder, run.spec).model_copy(update=changes)
+    section = folder_like(run.config.data, folder, run.spec, run.statistics).model_copy(update={"allow_missing": True})
     return load_all(section, run.statistics or None, conditions=conditions and bool(run.spec.conditions), progress=False)
 
 
@@ -160,7 +158,7 @@ def asked_conditions(
     if table is None: rows, names = designs.cond.cpu(), designs.names
     else:
         values = read_conditions(table, run.spec.conditions)
-        rows, names = run.conditions(values), [f"{Path(table).name}:{i + 1}" for i in range(len(values))]
+        rows, names = run.conditions(values), [f"{Path(table).name}:{i + 2}" for i in range(len(values))]
     picked = torch.arange(len(rows) if n is None else n) % len(rows)
     return rows[picked], [names[i] for i in picked.tolist()]
 

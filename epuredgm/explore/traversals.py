@@ -88,7 +88,7 @@ def traversal_sheet(
     values:Sequence[float]=(-3, -2, -1, 0, 1, 2, 3),    # in standard deviations of the prior
     cond:Tensor|None=None,          # (K,), in the model's units
     mirror:Mirror=None,             # the edge that is the axis of half-sections
-    heading:str="",  # over the sheet, None = none
+    heading:str="",  # over the sheet, empty = none
     zoom:int|None=None,  # screen pixels a pixel, None = what fits
 ) -> "Figure":
     "The busiest latent dimensions, one a row, with their mean KL."
@@ -135,7 +135,7 @@ def interpolation_sheet(
     steps:int=7,  # how many, at least 2
     cond:Tensor|tuple[Tensor, Tensor]|None=None,   # as for interpolate
     mirror:Mirror=None,         # the edge that is the axis of half-sections
-    heading:str="",  # over the sheet, None = none
+    heading:str="",  # over the sheet, empty = none
     zoom:int|None=None,  # screen pixels a pixel, None = what fits
 ) -> "Figure":
     "One row a pair: the design a, the decoded way, the design b."

@@ -308,7 +308,7 @@ def collapse_notes(
     config: BetaVAEConfig,
 ) -> list[str]:  # empty where nothing bounds the KL
     "What bounds the nats that a latent can be worth."
-    if config.reduction == "sum" or config.beta == 0:
+    if config.reduction == "sum" or config.beta == 0 or config.likelihood != "gaussian":
         return []
     return [
         f"reduction: mean lets the latent carry at most {1 / (4 * config.beta):.3g} nats at beta {config.beta:g}, "

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['always', 'Phase', 'every', 'between', 'in_evaluation', 'check_designs', 'keep_observed', 'count_parameters',
-           'parameter_table', 'GenerativeModel']
+           'parameter_table', 'TrainableModel', 'GenerativeModel']
 
 # %% ../../nbs/models/00_contract.ipynb #753a2733
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
+from inspect import signature
 
 import torch
 from torch import Tensor, nn
@@ -51,19 +52,22 @@ def between(
 
 # %% ../../nbs/models/00_contract.ipynb #35ee9f31
 def in_evaluation(
-    method: Callable,  # a method of a module
+    method: Callable,  # a method of a module, or a function of one
 ) -> Callable:  # the same, run in evaluation mode and without gradients
     "Decorator: dropout off and no gradients inside, the module's mode restored after."
 
+    first = next(iter(signature(method).parameters))
+
     @wraps(method)
-    def wrapped(self, *args, **kwargs):
-        training = self.training
-        self.eval()
+    def wrapped(*args, **kwargs):
+        module = args[0] if args else kwargs[first]
+        training = module.training
+        module.eval()
         try:
             with torch.no_grad():
-                return method(self, *args, **kwargs)
+                return method(*args, **kwargs)
         finally:
-            self.train(training)
+            module.train(training)
 
     return wrapped
 
@@ -115,11 +119,9 @@ def parameter_table(
     width = max(len(row[0]) for row in rows)
     return "\n".join(f"{name:<{width}}  {total:>12,}  trained {trained:>12,}" for name, total, trained in rows)
 
-# %% ../../nbs/models/00_contract.ipynb #737c5bd5
-class GenerativeModel(nn.Module):
-    "What every family of models promises; see the table above."
-
-    has_latents = True  # whether encode and decode mean something
+# %% ../../nbs/models/00_contract.ipynb #737c5bd4
+class TrainableModel(nn.Module):
+    "What the learner knows of a model: phases, losses, and what to say before training."
 
     def __init__(self, spec: DesignSpec):  # what the designs are made of
         super().__init__()
@@ -130,7 +132,7 @@ class GenerativeModel(nn.Module):
         return [Phase("main", [p for p in self.parameters() if p.requires_grad], self.losses)]
 
     def losses(self, batch, progress: Progress, generator: torch.Generator) -> dict[str, Tensor]:
-        "The loss of a training batch and its terms: scalars, in nats, of mean over the batch."
+        "The loss of a training batch and its terms: scalars, in nats, averaged over the batch."
         raise NotImplementedError(f"{type(self).__name__} must define losses(batch, progress, generator)")
 
     def validation_losses(self, batch, generator: torch.Generator) -> dict[str, Tensor]:
@@ -141,22 +143,6 @@ class GenerativeModel(nn.Module):
     def after_phase(self, name: str, progress: Progress) -> None:
         "Called after each step of a phase: the place for gates, codebooks and averages, whose state is in buffers."
 
-    def sample(self, n, cond=None, size=None, generator=None) -> Tensor:  # (n, planes, H, W)
-        "New designs from the model's prior."
-        raise NotImplementedError(f"{type(self).__name__} must define sample(n, cond, size, generator)")
-
-    def complete(self, x, observed, cond=None, n=1, generator=None) -> Tensor:  # (n, B, planes, H, W)
-        "Draws of what is not observed given what is; what is observed comes back untouched."
-        raise NotImplementedError(f"{type(self).__name__} must define complete(x, observed, cond, n, generator)")
-
-    def encode(self, x, observed=None):  # named fields: mean, logvar
-        "The latents of designs; raises EpureError where the family has none."
-        raise EpureError(f"{type(self).__name__} has no latents; use sample or complete")
-
-    def decode(self, z, cond=None) -> Tensor:  # (B, planes, H, W) in [0, 1]
-        "Expected pixels of latents; raises EpureError where the family has none."
-        raise EpureError(f"{type(self).__name__} has no latents; use sample or complete")
-
     def notes(self) -> list[str]:
         "What a user should know before training, one sentence each."
         return []
@@ -164,3 +150,46 @@ class GenerativeModel(nn.Module):
     def summary(self) -> str:
         "Parameters by part, and the notes: what training prints first."
         return "\n".join([f"{type(self).__name__} for {', '.join(self.spec.components)}", parameter_table(self), *self.notes()])
+
+# %% ../../nbs/models/00_contract.ipynb #737c5bd5
+class GenerativeModel(TrainableModel):
+    "What every family of models promises; see the table above."
+
+    has_latents = True  # whether encode and decode mean something
+
+    def sample(
+        self,
+        n,  # designs
+        cond=None,  # (n, K), or (K,) for all, as the model sees them; None withholds conditions
+        size=None,  # (H, W), for families that draw any size
+        generator=None,  # on the model's device; None is torch's default
+    ) -> Tensor:  # (n, planes, H, W)
+        "New designs from the model's prior."
+        raise NotImplementedError(f"{type(self).__name__} must define sample(n, cond, size, generator)")
+
+    def complete(
+        self,
+        x,  # (B, planes, H, W) in [0, 1]; what is not observed may hold anything in there
+        observed,  # (C,), (B, C) or (B, C, H, W) bool
+        cond=None,  # (B, K), or (K,) for all; None withholds conditions
+        n=1,  # draws of each design
+        generator=None,  # on the model's device; None is torch's default
+    ) -> Tensor:  # (n, B, planes, H, W)
+        "Draws of what is not observed given what is; what is observed comes back untouched."
+        raise NotImplementedError(f"{type(self).__name__} must define complete(x, observed, cond, n, generator)")
+
+    def encode(
+        self,
+        x,  # (B, planes, H, W) in [0, 1]
+        observed=None,  # (C,), (B, C) or (B, C, H, W) bool; None: everything
+    ):  # named fields: mean, logvar, (B, D) each
+        "The latents of designs; raises EpureError where the family has none."
+        raise EpureError(f"{type(self).__name__} has no latents; use sample or complete")
+
+    def decode(
+        self,
+        z,  # (B, D)
+        cond=None,  # (B, K), or (K,) for all; None withholds conditions
+    ) -> Tensor:  # (B, planes, H, W) in [0, 1]
+        "Expected pixels of latents; raises EpureError where the family has none."
+        raise EpureError(f"{type(self).__name__} has no latents; use sample or complete")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..blocks.schedules import Progress
 from ..core.config import parse_config
+from ..core.errors import EpureError
 from ..core.seeds import generator
 from ..core.spec import DesignSpec
 from ..data.designs import Batch
@@ -131,7 +132,11 @@ def check_completing(model: GenerativeModel, batch: Batch) -> None:
 def check_latents(model: GenerativeModel, batch: Batch) -> None:
     "Latents, where a family has them: rows independent, decoded to pixels; where it has none, it says so."
     if not model.has_latents:
-        return
+        try:
+            model.encode(batch.x)
+        except EpureError:
+            return
+        promise(False, "a family without latents refuses to encode")
     with torch.no_grad():
         posterior = model.encode(batch.x, batch.available)
         part = model.encode(batch.x[1:2], batch.available[1:2])

@@ -467,9 +467,10 @@ class Standing:
 
     def progress(self) -> Progress:
         "Where the schedules stand."
-        at = self.position
-        if at.batch == self.order.batches: return Progress(at.step, at.epoch + 1, 0.0, self.training.epochs)
-        return Progress(at.step, at.epoch, at.batch / self.order.batches, self.training.epochs)
+        at, groups = self.position, len(list(self.order.groups()))
+        step = at.epoch * groups + math.ceil(at.batch / self.order.accumulation)
+        if at.batch == self.order.batches: return Progress(step, at.epoch + 1, 0.0, self.training.epochs)
+        return Progress(step, at.epoch, at.batch / self.order.batches, self.training.epochs)
 
     def factor(self) -> float:
         "Of the learning rate."
@@ -677,9 +678,9 @@ class Loading(Saving):
 
     def load_average(self, checkpoint: Checkpoint) -> None:
         "Takes over the average of the weights; where it was not asked for before, it begins with the present weights."
-        if not self.average or "ema" not in checkpoint.models: return
-        restore(self.average.module, checkpoint.models["ema"], checkpoint.path)
-        self.average.count = checkpoint.state["averaged"]
+        if not self.average: return
+        restore(self.average.module, checkpoint.models.get("ema", checkpoint.models["model"]), checkpoint.path)
+        if "ema" in checkpoint.models: self.average.count = checkpoint.state["averaged"]
 
 # %% ../../nbs/train/02_learner.ipynb #a9f7accf
 class Resuming(Loading):

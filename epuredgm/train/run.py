@@ -61,7 +61,7 @@ class TrainedModel:
     path: Path  # the run folder
     config: Config
     model: GenerativeModel  # in evaluation mode
-    step: int  # optimisation steps behind these weights
+    step: int  # batches done when these weights were saved
     statistics: dict  # of the conditions, see data.designs.Splits
     device: torch.device
 

@@ -154,7 +154,7 @@ class TensorBoardTracker(Tracker):
         folder, first = run.path/"tensorboard", {STEP: step + 1, EPOCH: epochs_kept(run, step) + 1}
         self.writers = {against: self.module.SummaryWriter(folder/name, purge_step=first[against], flush_secs=10)
                         for against, name in ((STEP, "steps"), (EPOCH, "epochs"))}
-        self.of_epoch = {}  # name → its values in this epoch, for the document's names
+        self.of_epoch = {}  # name → its values in this epoch, for the specification's names
         if not step: self.writers[EPOCH].add_text("configuration", as_code(dump_config(config)), 0)
 
     def writer(self, name, step, epoch): return (self.writers[STEP], step) if axis(name) == STEP else (self.writers[EPOCH], round(epoch))
@@ -259,7 +259,7 @@ class WandbTracker(Tracker):
         run.write_json("wandb.json", {"id": identity, "project": config.tracking.wandb_project})
         self.run = online_or_offline(self.module, run, config, identity)
         for name in (STEP, EPOCH): self.run.define_metric(name, hidden=name == STEP)
-        for name in ("train/*", "val/*", "time_per_epoch"): self.run.define_metric(name, step_metric=axis(name))
+        for name in ("train/*", "val/*", "time_per_epoch", "lr"): self.run.define_metric(name, step_metric=axis(name))
 
     def log(self, record, step, epoch):
         self.run.log({name: plain(value) for name, value in record.items()} | place(record, step, epoch))
