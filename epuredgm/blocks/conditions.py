@@ -18,7 +18,7 @@ class ConditionEmbedding(nn.Module):
 
     def __init__(
         self,
-        n_conditions: int,  # K; 0 always gives zeros
+        n_conditions: int,  # K; 0: a model without conditions, nothing is embedded
         features: int = 256,  # size of the embedding
     ):
         super().__init__()
@@ -38,9 +38,10 @@ class ConditionEmbedding(nn.Module):
             return None
         if cond is None:
             return self.network[0].weight.new_zeros(batch_size, self.features)
-        embedded = self.network(cond)
         if keep is None:
-            return embedded
+            return self.network(cond)
+        # withheld before and after: a NaN that is hidden only afterwards still reaches the gradient
+        embedded = self.network(torch.where(keep[:, None], cond, torch.zeros((), dtype=cond.dtype, device=cond.device)))
         return torch.where(keep[:, None], embedded, torch.zeros((), dtype=embedded.dtype, device=embedded.device))
 
 # %% ../../nbs/blocks/05_conditions.ipynb #424c8a02
@@ -58,7 +59,7 @@ def check_conditions(
     cond,  # (n, K) or (K,) numbers, or None for no condition
     n: int,  # designs that are asked for
     spec: DesignSpec,  # names the conditions
-    device: torch.device | str = "cpu",  # where it is computed
+    device: torch.device | str = "cpu",  # where the conditions shall be
 ) -> Tensor | None:  # (n, K) float32
     "Conditions in their full shape; raises EpureError where they do not fit the model."
     if cond is None:
@@ -66,7 +67,10 @@ def check_conditions(
     K = spec.n_conditions
     if K == 0:
         raise EpureError("this model was trained without conditions; leave cond out, or train with data.condition_columns")
-    cond = torch.as_tensor(cond, dtype=torch.float32, device=device)
+    try:
+        cond = torch.as_tensor(cond, dtype=torch.float32, device=device)
+    except (TypeError, ValueError, RuntimeError):
+        raise EpureError(f"cond is {cond!r}; expected numbers of shape ({n}, {K}), columns {', '.join(spec.conditions)}") from None
     if cond.shape == (K,) or cond.shape == (1, K):
         cond = cond.reshape(1, K).expand(n, K)
     if cond.shape != (n, K):

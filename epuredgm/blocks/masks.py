@@ -30,6 +30,8 @@ def draw_observed(
     generator: torch.Generator | None = None,  # on the device of `available`
 ) -> Tensor:  # (B, C) bool, at least one component of every design that has one
     "Draw which of the available components are shown."
+    if pattern not in ("subsets", "one"):
+        raise ValueError(f"mask pattern {pattern!r} is none of subsets, one")
     B, C = available.shape
     draw = torch.rand(B, C + 2, generator=generator, device=available.device)
     score, masked, size = draw[:, :C], draw[:, C] < probability, draw[:, C + 1]
@@ -72,7 +74,10 @@ def check_observed(
     B, C = len(x), spec.n_components
     if observed is None:
         return torch.ones(B, C, dtype=torch.bool, device=x.device)
-    observed = torch.as_tensor(observed, device=x.device)
+    try:
+        observed = torch.as_tensor(observed, device=x.device)
+    except (TypeError, ValueError, RuntimeError):
+        raise EpureError(f"observed is {observed!r}; expected True and False, of shape ({B}, {C})") from None
     if observed.dtype != torch.bool:
         if not ((observed == 0) | (observed == 1)).all():
             raise EpureError("observed should hold True and False only (got other numbers); pass a bool tensor of shape (B, C)")
