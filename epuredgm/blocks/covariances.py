@@ -87,9 +87,9 @@ def factor_covariance(
     matrix: Tensor,  # (B, D, D), symmetric and positive definite
 ) -> TriangularCovariance:  # NaN in rows that are not positive definite; `JointNormal.from_moments` refuses those
     "The triangular factor of matrices, without a word to the host."
-    variance = matrix.diagonal(dim1=1, dim2=2)
-    rounding = torch.diag_embed(variance * (matrix.shape[-1] * torch.finfo(matrix.dtype).eps))
-    return TriangularCovariance(torch.linalg.cholesky_ex(matrix + rounding).L)
+    size, device = matrix.shape[-1], matrix.device
+    rounding = 1 + size * torch.finfo(matrix.dtype).eps * torch.eye(size, dtype=matrix.dtype, device=device)
+    return TriangularCovariance(torch.linalg.cholesky_ex(matrix * rounding).L)
 
 # %% ../../nbs/blocks/07_covariances.ipynb #338f8a4f
 class LowRankCovariance(Covariance):
