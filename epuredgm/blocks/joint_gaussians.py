@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['JointNormal', 'spread_over_blocks', 'marginal', 'check_blocks', 'joint_kl', 'condition_covariance', 'conditional',
-           'canonical_correlations', 'mutual_information', 'correlation', 'partial_correlation', 'from_moments']
+           'extended', 'canonical_correlations', 'mutual_information', 'correlation', 'partial_correlation',
+           'from_moments']
 
 # %% ../../nbs/blocks/08_joint_gaussians.ipynb #f3aca40d
 from dataclasses import dataclass
@@ -25,6 +26,11 @@ class JointNormal:
     covariance: Covariance  # of B rows or 1, and D dimensions; coordinates outside independent with variance 1
     blocks: int  # C
     inside: Tensor | None = None  # (B, C) bool, the blocks that a row lives on; None: all
+
+    @property
+    def logvar(self) -> Tensor:  # (B, D), natural logarithm
+        "Variance of each dimension by itself."
+        return self.covariance.diagonal().log().expand_as(self.mean)
 
     def coordinates(self) -> Tensor | None:  # (B, D) bool, or None for all
         "`inside`, for every dimension of a block."
@@ -151,7 +157,22 @@ def conditional(
     moved = (gain @ ((value - joint.mean) * known).unsqueeze(-1)).squeeze(-1)
     return JointNormal(torch.where(known, value, joint.mean + moved), covariance, joint.blocks, inside)
 
-# %% ../../nbs/blocks/08_joint_gaussians.ipynb #368fc0b0
+# %% ../../nbs/blocks/08_joint_gaussians.ipynb #0d49ebfa
+def extended(
+    joint: JointNormal,  # of B rows or 1, on all blocks
+    belief: JointNormal,  # (B, D), on the blocks that were observed
+) -> JointNormal:  # (B, D), on all blocks
+    "A belief about some blocks, carried to the others by the joint."
+    if belief.inside is None:
+        return belief
+    known = belief.coordinates()
+    gain, left = condition_covariance(joint.covariance, known, None)
+    carried = gain + torch.diag_embed(known.to(gain.dtype))  # z_O → (z_O, K z_O)
+    open_part = left.dense() * ~known[:, None] * ~known[:, :, None]
+    mean = torch.where(known, belief.mean, joint.mean) + (gain @ ((belief.mean - joint.mean) * known).unsqueeze(-1)).squeeze(-1)
+    return JointNormal(mean, factor_covariance(belief.covariance.sandwich(carried) + open_part), joint.blocks)
+
+# %% ../../nbs/blocks/08_joint_gaussians.ipynb #1069150e
 def canonical_correlations(
     matrix: Tensor,  # (B, D, D), a covariance, or a precision for partial correlations
     blocks: int,  # C
@@ -173,7 +194,7 @@ def mutual_information(
     information = -0.5 * torch.log1p(-canonical_correlations(matrix, joint.blocks).square()).sum(-1)
     return information.masked_fill(torch.eye(joint.blocks, dtype=torch.bool, device=matrix.device), torch.nan)
 
-# %% ../../nbs/blocks/08_joint_gaussians.ipynb #83931a29
+# %% ../../nbs/blocks/08_joint_gaussians.ipynb #346320ef
 def correlation(
     matrix: Tensor,  # (B, D, D), a covariance
 ) -> Tensor:  # (B, D, D) in [−1, 1]
@@ -189,7 +210,7 @@ def partial_correlation(
     precision = correlation(joint.covariance.precision())
     return torch.where(torch.eye(precision.shape[-1], dtype=torch.bool, device=precision.device), precision, -precision)
 
-# %% ../../nbs/blocks/08_joint_gaussians.ipynb #2f209a11
+# %% ../../nbs/blocks/08_joint_gaussians.ipynb #9ef4345b
 def from_moments(
     mean: Tensor,  # (D,)
     covariance: Tensor,  # (D, D), symmetric
