@@ -105,6 +105,7 @@ def read_json(
     try: value = json.loads(text, object_pairs_hook=mapping, parse_constant=constant)
     except json.JSONDecodeError as error:
         raise ConfigError(f"line {error.lineno}, column {error.colno}: this is not JSON, {error.msg.lower()}") from None
+    except ValueError: raise ConfigError("a whole number in it has thousands of digits, write a shorter one") from None
     if problems: raise ConfigError("\n".join(problems))
     return value
 
@@ -153,6 +154,9 @@ def apply_overrides(
         key = key.strip()
         if not equals or not all(key.split(".")):
             draft.problem(None, f"an override should read KEY=VALUE, such as training.lr=1e-3 (got {text!r})")
+            continue
+        if "[" in key:
+            draft.problem(None, f"an override changes a list as a whole, such as {key.partition('[')[0]}=[1, 2], give the whole list (got {text!r})")
             continue
         draft.overridden.add(key)
         if not value.strip():
@@ -296,9 +300,9 @@ class SamplingConfig(Section):
     batch_sz: PositiveInt = 16                     # designs a forward pass
     sampler: Literal["prior", "aggregated"] = "aggregated"  # latents from N(0, I), or from the encoded training set
     num_posterior_samples: PositiveInt = 10        # completions of each design
-    source_component: Component | None = None      # what cross_modal observes
+    source_component: Component | None = None      # what cross_modal observes, here or when sampling
     target_component: Component | None = None      # what cross_modal generates, None = all others
-    mask_component: Component | None = None        # what inpainting generates
+    mask_component: Component | None = None        # what inpainting generates, here or when sampling
     samples_dir: Annotated[str, Field(min_length=1)] | None = None  # where files go, None = samples/ in the run folder
     seed: int = 0
 
@@ -383,11 +387,23 @@ def section_problems(
         by_place.setdefault(".".join(filter(None, [section, place_of(error["loc"], values)])), []).append(error)
     problems = []
     for place, errors in by_place.items():
-        if errors[0]["type"] == "extra_forbidden": problems.append((place, unknown_key(place, allowed)))
+        if errors[0]["type"] == "extra_forbidden":
+            name = str(errors[0]["loc"][-1])
+            problems.append((place, dotted_key(name, values) if "." in name else unknown_key(place, allowed)))
         else: problems.append((place, merged([sentence_of(error) for error in errors]) + got(errors[0])))
     return problems
 
 # %% ../../nbs/core/03_config.ipynb #cd29f9cf
+def dotted_key(
+    key: str,      # with a dot, as it stands in the file
+    values: dict,  # the section that holds it
+) -> str:
+    "What to say about a key written as on the command line: in a file it would be a key of its own."
+    *sections, last = key.split(".")
+    nested = f"{': {'.join(sections)}: {{{last}: {shown(values.get(key), 20)}{'}' * len(sections)}"
+    return f"there is no such key, write it as a section, {nested}"
+
+
 def unknown_key(
     key: str,                       # dotted
     allowed: dict[str, list[str]],  # the keys of every section; "" holds the top level's
@@ -514,5 +530,6 @@ def check_parameters(
     given = [name for name, value in namespace.items() if isinstance(value, plain) and not name.startswith("_")]
     ours = {"In", "Out", *names}  # the first two are IPython's
     for name in given:
-        if name not in ours:
+        constant = name.isupper() and name.lower() not in names
+        if name not in ours and not constant:
             raise ConfigError(f"there is no parameter {name!r}{near_miss(name, names)}, this notebook has {listing(names)}")

@@ -91,7 +91,8 @@ def move(
     value = draft.take(old)
     if words is not None and value not in list(words.values()):
         if not isinstance(value, str) or value not in words:
-            return draft.problem(old, f"should be {' or '.join(words)} (got {value!r}){near_miss(value, words)}")
+            near = near_miss(value, words).replace(" (", ", ").removesuffix(")")
+            return draft.problem(old, f"should be {' or '.join(words)} (got {value!r}{near})")
         value = words[value]
     if draft.has(new) and draft.get(new) != value:
         given = [key in draft.overridden for key in (old, new)]
@@ -110,7 +111,9 @@ def agree(
     "Checks a number that repeats other keys, and takes it out."
     if not draft.has(key): return
     value = draft.take(key)
-    if value != count: draft.problem(key, f"should be {count}, one for each of {others} (got {value!r}), change it or leave it out")
+    if not isinstance(value, bool) and value == count: return
+    if count: draft.problem(key, f"should be {count}, one for each of {others} (got {value!r}), change it or leave it out")
+    else: draft.problem(key, f"is {value!r} where {others} names nothing, name them there or leave it out")
 
 
 def close(
@@ -121,6 +124,7 @@ def close(
     "Reports what is left in a document's own section, and takes it out."
     if not draft.has(section): return
     left = draft.take(section)
+    if left is not None and not isinstance(left, dict): draft.problem(section, f"should be a section with {listing(known)} (got {left!r})")
     for key in left if isinstance(left, dict) else ():
         draft.problem(f"{section}.{key}", f"there is no such key{near_miss(key, known)}, {there_are(known)}")
 
@@ -139,12 +143,13 @@ def epure_vaes(
     move(draft, "training.max_mask_prob", "model.max_mask_prob")
     move(draft, "training.loss_type", "model.likelihood", {"mse": "gaussian", "l1": "laplace", "bce": "continuous_bernoulli"})
     move(draft, "training.recon_weights", "model.recon_weights")
+    keys = ["num_posterior_samples", "source_component", "target_component", "mask_component"]
     for section in ("inpainting", "cross_modal"):
-        for key in ("num_posterior_samples", "source_component", "target_component", "mask_component"):
-            move(draft, f"sampling.{section}.{key}", f"sampling.{key}")
+        for key in keys: move(draft, f"sampling.{section}.{key}", f"sampling.{key}")
+        close(draft, f"sampling.{section}", keys)
     for key, columns in (("model.cond_dim", "data.condition_columns"), ("model.channels", "data.component_dirs")):
-        names = draft.get(columns)
-        if isinstance(names, (list, tuple)): agree(draft, key, len(names), f"{columns}, {listing(names)}")
+        names = draft.get(columns, ())
+        if isinstance(names, (list, tuple)): agree(draft, key, len(names), f"{columns}, {listing(names)}" if names else columns)
 
 # %% ../../nbs/core/04_documents.ipynb #cdd4e2aa
 documents = (epure_vaes,)

@@ -11,8 +11,18 @@ import pkgutil
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 from .errors import ConfigError, near_miss, there_are
+
+# %% ../../nbs/core/02_registry.ipynb #28b189c9
+def defined_as(
+    build: Callable,   # a class, a function, a `partial` of one, or any object that can be called
+) -> tuple[str, str]:  # module, qualified name
+    "Where a builder was defined; a `partial` is where its function was, an object where its class was."
+    while isinstance(build, partial): build = build.func
+    kind = build if hasattr(build, "__qualname__") else type(build)
+    return kind.__module__, kind.__qualname__
 
 # %% ../../nbs/core/02_registry.ipynb #43abd2f7
 @dataclass(frozen=True)
@@ -23,7 +33,7 @@ class Entry:
     config: type | None    # the class that validates the section, None = nothing to configure
 
     @property
-    def origin(self) -> str: return f"{self.build.__module__}.{self.build.__qualname__}"  # for messages
+    def origin(self) -> str: return ".".join(defined_as(self.build))  # for messages
 
 # %% ../../nbs/core/02_registry.ipynb #da130aa2
 def keeps_name(
@@ -32,10 +42,9 @@ def keeps_name(
     new: Entry,   # wants it
 ) -> bool:        # True: the old one stays; False: the new one replaces it
     "Whether a name stays with its holder, or a `ConfigError` where two different things want it."
-    if old.build.__qualname__ != new.build.__qualname__:
-        raise ConfigError(f"the name {new.name!r} of {new.origin} is taken by {old.origin}, choose another name")
-    of_package = [entry.build.__module__.startswith(package + ".") for entry in (old, new)]
-    if all(of_package) and old.build.__module__ != new.build.__module__:
+    modules, names = zip(*(defined_as(entry.build) for entry in (old, new)))
+    of_package = [module.startswith(package + ".") for module in modules]
+    if names[0] != names[1] or (all(of_package) and modules[0] != modules[1]):
         raise ConfigError(f"the name {new.name!r} of {new.origin} is taken by {old.origin}, choose another name")
     return of_package == [True, False]
 
@@ -58,12 +67,16 @@ class Registry:
         aliases: Iterable[str] = (),  # other names for the same
     ) -> Callable:                    # a decorator that gives back what it decorates
         "Registers the decorated class or function as the builder of `name`."
+        aliases = tuple(aliases)
         def decorate(build):
             # No lock here: an importing thread already holds Python's import lock, and two locks in either order stall.
             new = Entry(name, build, config)
             for key in (name, *aliases):
                 old = self._entries.get(self._aliases.get(key, key))
                 if old is not None and keeps_name(self.package, old, new): return build
+            # The same thing under other names: what was an alias may be the name proper now, and the other way round.
+            self._aliases.pop(name, None)
+            for alias in aliases: self._entries.pop(alias, None)
             self._entries[name] = new
             self._aliases.update({alias: name for alias in aliases})
             return build

@@ -17,7 +17,7 @@ import subprocess
 import sys
 from datetime import datetime, timezone
 from importlib import metadata
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from pydantic import ValidationError
@@ -78,21 +78,31 @@ def path_inside(
     if wrong: raise RunError(f"the file name {shown(name)} {wrong}, give one such as 'pictures/first.png'")
     return Path(folder) / name
 
-# %% ../../nbs/core/06_runs.ipynb #191f1060
+# %% ../../nbs/core/06_runs.ipynb #9616bf4c
 def finite(value: Any) -> Any:
-    "The value with null for numbers that JSON can't write; scalars of NumPy and torch become numbers."
+    "The value with null for numbers that JSON can't write; arrays and tensors become numbers and lists, paths text."
     if isinstance(value, dict): return {str(key): finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)): return [finite(item) for item in value]
-    if hasattr(value, "item"): value = value.item()
+    if hasattr(value, "tolist"): return finite(value.tolist())
+    if isinstance(value, PurePath): return str(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def json_bytes(
+    value: Any,                 # of what JSON knows, arrays, tensors and paths
+    indent: int | None = None,  # spaces a level, None = all on one line
+) -> bytes:
+    "A value as a line of JSON, or several. Bytes of file names that are no text come back as they were."
+    # A lone surrogate, which is how Python holds such a byte, has no UTF-8; \udc80 is JSON's own way to write it.
+    return json.dumps(finite(value), indent=indent, ensure_ascii=False, allow_nan=False).encode(errors="backslashreplace") + b"\n"
+
+# %% ../../nbs/core/06_runs.ipynb #191f1060
 def append_line(
     path: Path,
     record: dict, # of what JSON knows
 ) -> None:
     "Appends a record as one line, after cutting off a torn one."
-    line = json.dumps(finite(record), ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    line = json_bytes(record)
     try:
         with open(path, "a+b") as file:
             if end := file.seek(0, os.SEEK_END):
@@ -111,8 +121,10 @@ def read_lines(
     if not path.exists(): return []
     records = []
     for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
-        try: records.append(json.loads(line))
+        try: record = json.loads(line)
         except ValueError: raise RunError(f"{path}: line {number} is not JSON, remove it or restore the file") from None
+        if not isinstance(record, dict): raise RunError(f"{path}: line {number} is no record, remove it or restore the file")
+        records.append(record)
     return records
 
 # %% ../../nbs/core/06_runs.ipynb #7921600c
@@ -251,13 +263,14 @@ class Records:
     def write_text(self, name: str, text: str) -> Path: return self.write_bytes(name, text.encode())
 
     def write_json(self, name: str, value: Any) -> Path:
-        return self.write_text(name, json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        return self.write_bytes(name, json_bytes(value, indent=2))
 
     def read_json(self, name: str) -> Any:
         path = path_inside(self.path, name)
         try: return json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError: raise RunError(f"{self.path} holds no {name}, it is another run or an unfinished one") from None
         except ValueError: raise RunError(f"{path} is not JSON, restore it or make it anew") from None
+        except OSError as error: raise RunError(f"{path} can't be read ({(error.strerror or str(error)).lower()}), give the name of a file") from None
 
     def append_metrics(self, record: dict) -> None: append_line(self.path / "metrics.jsonl", record)
 
@@ -268,7 +281,7 @@ class Records:
     ) -> None:
         "Forgets the records of steps that will be made again."
         kept = [record for record in self.read_metrics() if (record.get("step") or 0) <= step]
-        self.write_text("metrics.jsonl", "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept))
+        self.write_bytes("metrics.jsonl", b"".join(map(json_bytes, kept)))
 
 # %% ../../nbs/core/06_runs.ipynb #cc2ed480
 WRITTEN = ("checkpoints", "pictures", "samples", "tensorboard", "wandb", "eval", "metrics.jsonl", "design.json")
@@ -292,9 +305,10 @@ def checked_for_resume(
     different = changes(read_mapping(path / "config.yaml"), config)
     forbidden = [f"{key} was {shown(before)} and is {shown(now)} now" for key, (before, now) in different.items() if not may_change(key)]
     if forbidden:
+        other = [key.removesuffix(".*") for key in MAY_CHANGE if not key.startswith("training.")]
         free = [key.removeprefix("training.") for key in MAY_CHANGE if key.startswith("training.")]
         raise RunError(f"{path} can't be resumed with another configuration: {listing(forbidden)}; give the same values or choose another "
-                       f"run_dir (what may change is tracking, sampling and, of training, {listing(free)})")
+                       f"run_dir (what may change is {', '.join(other)} and, of training, {listing(free)})")
     return {key: list(pair) for key, pair in different.items()}
 
 # %% ../../nbs/core/06_runs.ipynb #115e79a3

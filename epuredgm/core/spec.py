@@ -6,6 +6,7 @@
 __all__ = ['DesignSpec']
 
 # %% ../../nbs/core/01_spec.ipynb #89551e69
+import operator
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING
 
@@ -19,11 +20,23 @@ def checked_names(
     what: str, # "component" or "condition", for the message
 ) -> tuple[str, ...]:
     "The names as a tuple, or a `DataError` where one comes twice or is empty."
-    names = (names,) if isinstance(names, str) else tuple(str(name) for name in names)
+    try: names = (names,) if isinstance(names, str) else tuple(str(name) for name in names)
+    except TypeError: raise DataError(f"the {what} names should be a list of texts (got {names!r})") from None
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice: raise DataError(f"the {what} names should differ (got {listing(twice)} more than once), rename one of them")
     if "" in names: raise DataError(f"a {what} has an empty name (got {names}), name it")
     return names
+
+# %% ../../nbs/core/01_spec.ipynb #78c30e6d
+def checked_length(
+    value,      # anything; a whole number of NumPy or torch is one
+    what: str,  # "channels", "height" or "width", for the message
+) -> int:
+    "A whole number of at least 1, or a `DataError`."
+    try: length = 0 if isinstance(value, bool) else operator.index(value)
+    except TypeError: length = 0
+    if length < 1: raise DataError(f"the {what} of a design should be a whole number of at least 1 (got {value!r})")
+    return length
 
 # %% ../../nbs/core/01_spec.ipynb #94043da2
 class PlaneArithmetic:
@@ -33,7 +46,7 @@ class PlaneArithmetic:
         x: "Tensor",  # (..., planes, H, W)
     ) -> "Tensor":    # (..., C, channels, H, W)
         "A view with one axis for the components: writing into it writes into `x`."
-        if x.shape[-3] != self.planes:
+        if x.ndim < 3 or x.shape[-3] != self.planes:
             raise DataError(f"a tensor of designs should have {self.planes} planes, {self.n_components} components of "
                             f"{self.channels}, in its third last axis (got shape {tuple(x.shape)})")
         return x.reshape(*x.shape[:-3], self.n_components, self.channels, *x.shape[-2:])
@@ -74,8 +87,7 @@ class DesignSpec(PlaneArithmetic):
         for name in ("channels", "height", "width"):
             value = getattr(self, name)
             if value is None and name != "channels": continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise DataError(f"the {name} of a design should be a whole number of at least 1 (got {value!r})")
+            object.__setattr__(self, name, checked_length(value, name))
 
     @property
     def n_components(self) -> int: return len(self.components)  # C
