@@ -32,7 +32,7 @@ class Batch:
     def __len__(self) -> int: return len(self.x)
 
     def to(self,
-        device: str | torch.device,  # where it is computed
+        device: str | torch.device,  # where it shall be
     ) -> "Batch":
         "The same batch on a device; from pinned memory without waiting."
         def move(value): return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
@@ -60,6 +60,8 @@ def checked_images(
     images: np.ndarray | Tensor,  # (N, planes, H, W) uint8
 ) -> np.ndarray | Tensor:         # the same
     "The pictures, or a `DataError` where their type or shape is another one."
+    if not isinstance(images, (np.ndarray, Tensor)):
+        raise DataError(f"the pictures of designs should be an array or a tensor (got a {type(images).__name__})")
     if images.dtype not in (np.uint8, torch.uint8):
         raise DataError(f"the pictures of designs are kept as uint8 (got {images.dtype}): bring values in [0, 1] there with as_bytes")
     expected = (len(images) if images.ndim else 0, spec.planes, spec.height, spec.width)
@@ -78,7 +80,8 @@ def checked_table(
 ) -> Tensor | None:                                 # (N, names) float32; None where there are no columns
     "A table of finite numbers with a row a design, or a `DataError`."
     if values is None and not names: return None
-    table = None if values is None else torch.as_tensor(values, dtype=torch.float32)
+    try: table = None if values is None else torch.as_tensor(values, dtype=torch.float32)
+    except (TypeError, ValueError): raise DataError(f"the {what} {listing(names)} should be numbers, a row of {len(names)} for each design") from None
     if table is None or table.shape != (n, len(names)):
         raise DataError(f"the {what} {listing(names)} of {n} designs should have the shape {(n, len(names))} "
                         f"(got {None if table is None else tuple(table.shape)})")
@@ -146,7 +149,8 @@ class Designs:
         for start in range(0, len(self), batch_size): yield self.batch(slice(start, start + batch_size))
 
     def __repr__(self) -> str:
-        place = f"on {self.device}" if self.resident else f"mapped, for {self.device}"
+        where = "on disk" if isinstance(self.images, np.memmap) else "in memory"
+        place = f"on {self.device}" if self.resident else f"{where}, for {self.device}"
         return f"{len(self)} designs of {listing(self.spec.components)}, {self.spec.height}×{self.spec.width}, {place}"
 
 # %% ../../nbs/data/00_designs.ipynb #d61f03d7
@@ -308,7 +312,7 @@ class Splits:
         return in_units(cond, self.spec.conditions, self.statistics)
 
     def to(self,
-        device: str | torch.device,  # where it is computed
+        device: str | torch.device,  # where it shall be
         budget_bytes: int | None = None,  # for the pictures of all splits together, the training split first
     ) -> "Splits":
         "Every split held on a device if it fits, else mapped and bound for it."

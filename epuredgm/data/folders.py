@@ -12,6 +12,7 @@ import json
 import os
 import string
 import struct
+import unicodedata
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -94,7 +95,7 @@ class FolderConfig(DataSection):
 
 # %% ../../nbs/data/01_folders.ipynb #f62d4281
 def root_of(
-    config: FolderConfig,  # of the folder
+    config: FolderConfig,  # names root_dir
 ) -> Path:
     "The root folder, or a `DataError` that names what stands near it."
     root = Path(config.root_dir).expanduser()
@@ -105,7 +106,7 @@ def root_of(
 
 
 def table_path(
-    config: FolderConfig,  # of the folder
+    config: FolderConfig,  # names root_dir and condition_csv
 ) -> Path:
     "The table's path, which need not exist, or a `DataError` where two different files could be meant."
     root, asked = root_of(config), Path(config.condition_csv or "performances.csv").expanduser()
@@ -119,13 +120,15 @@ def table_path(
 
 # %% ../../nbs/data/01_folders.ipynb #813b670e
 def component_listing(
-    config: FolderConfig,     # of the folder
-    root: Path,               # of the folder
+    config: FolderConfig,     # says whether components may be missing
+    root: Path,               # holds a folder for each component
     component: str,           # its name
 ) -> dict[str, os.DirEntry]:  # by file name
     "What a component's folder holds, or a `DataError` that names what stands near it."
     try:
-        with os.scandir(root / component) as entries: return {entry.name: entry for entry in entries}
+        with os.scandir(root / component) as entries: held = {entry.name: entry for entry in entries}
+        # Some systems keep an é as an e and an accent, where a table has one letter: a file answers to its composed name too.
+        return {unicodedata.normalize("NFC", name): entry for name, entry in held.items()} | held
     except FileNotFoundError:
         if config.allow_missing: return {}
         folders = [path.name for path in root.iterdir() if path.is_dir()]
@@ -146,7 +149,7 @@ def stamp_of(
 
 # %% ../../nbs/data/01_folders.ipynb #7c04a2be
 def files_of(
-    config: FolderConfig,     # of the folder
+    config: FolderConfig,     # names the components and their files
     table: Table,             # as read
     prefixes: Sequence[str],  # N
 ) -> PictureFiles:            # N·C files
@@ -157,9 +160,10 @@ def files_of(
              for component in config.component_dirs}
     for component in config.component_dirs:
         there = component_listing(config, root, component)
-        stamps = [stamp_of(there.get(name)) for name in names[component]]
+        found = [there.get(name) or there.get(unicodedata.normalize("NFC", name)) for name in names[component]]
+        stamps = [stamp_of(entry) for entry in found]
         if not any(stamps) and not config.allow_missing: refuse_pattern(root / component, names[component][0], there)
-        columns.append([(f"{root}/{component}/{name}" if stamp else None, stamp) for name, stamp in zip(names[component], stamps)])
+        columns.append([(f"{root}/{component}/{entry.name}" if stamp else None, stamp) for entry, stamp in zip(found, stamps)])
     cells = [cell for row in zip(*columns) for cell in row]
     identity = json.dumps([str(root), str(table.path.resolve()), config.component_dirs, config.filename_pattern])
     files = PictureFiles(root.name, identity, tuple(path for path, _ in cells), tuple(stamp for _, stamp in cells),
@@ -181,7 +185,7 @@ def refuse_pattern(
 
 
 def refuse_missing(
-    config: FolderConfig,         # of the folder
+    config: FolderConfig,         # says whether components may be missing
     table: Table,                 # as read
     names: dict[str, list[str]],  # file names by component
     files: PictureFiles,          # as listed
@@ -197,7 +201,7 @@ def refuse_missing(
 
 # %% ../../nbs/data/01_folders.ipynb #abf2a0a4
 def refuse_pictures(
-    config: FolderConfig,  # of the folder
+    config: FolderConfig,  # names root_dir
     table: Table,          # as read
     files: PictureFiles,   # as listed
     bad: BadPictures,      # what is wrong with which
@@ -208,21 +212,38 @@ def refuse_pictures(
     refuse(root_of(config), sentences)
 
 
+def first_sizes(
+    files: PictureFiles,               # as listed; those that are there are PNG files
+) -> dict[str, tuple[int, int]]:       # path → height, width in pixels
+    "The size of each component's first picture, from the file's head."
+    sizes = {}
+    for component in range(files.components):
+        path = next(filter(None, files.paths[component::files.components]), None)
+        if path is None: continue
+        with open(path, "rb") as file: width, height = struct.unpack(">II", file.read(24)[16:])
+        sizes[path] = height, width
+    return sizes
+
+
 def warn_if_stretched(
-    config: FolderConfig,  # of the folder
+    config: FolderConfig,  # names the components and the size that they are brought to
     files: PictureFiles,   # as listed
 ) -> None:
-    "A warning where the first picture is brought to clearly other proportions, as by a forgotten `image_size`."
-    path = next(path for path in files.paths if path)
-    with open(path, "rb") as file: width, height = struct.unpack(">II", file.read(24)[16:])
-    stretch = (config.image_size[0] / config.image_size[1]) / (height / width)
-    if not 0.8 < stretch < 1.25:
-        warnings.warn(f"{path} is {height}×{width} and is stretched to {config.image_size[0]}×{config.image_size[1]}: set data.image_size "
-                      "to [height, width] of the same proportions, unless this is meant", stacklevel=4)
+    "A warning where a component's first picture is brought to clearly other proportions, or isn't as large as another component's."
+    sizes, (height, width) = first_sizes(files), config.image_size
+    target = f"{height}×{width}"
+    stretched = [path for path, (h, w) in sizes.items() if not 0.8 < (height / width) / (h / w) < 1.25]
+    if len(set(sizes.values())) > 1:
+        pictures = listing(f"{path} is {h}×{w}{' and stretched' if path in stretched else ''}" for path, (h, w) in sizes.items())
+        warnings.warn(f"components differ in size and are all brought to {target}: {pictures}; check that they still lie on each other", stacklevel=4)
+    elif stretched:
+        h, w = sizes[stretched[0]]
+        warnings.warn(f"{stretched[0]} is {h}×{w} and is stretched to {target}: set data.image_size to [height, width] of the same "
+                      "proportions, unless this is meant", stacklevel=4)
 
 # %% ../../nbs/data/01_folders.ipynb #2521dbbe
 def open_designs(
-    config: FolderConfig,     # of the folder
+    config: FolderConfig,     # what to read, and how
     table: Table,             # as read
     prefixes: Sequence[str],  # N
     cond: np.ndarray | None,  # (N, K) as the model shall see them, None = no conditions
@@ -239,7 +260,7 @@ def open_designs(
 
 # %% ../../nbs/data/01_folders.ipynb #5a8ae635
 def read_rows(
-    config: FolderConfig,                  # of the folder
+    config: FolderConfig,                  # names the table and its columns
     conditions: bool = True,               # whether the condition columns are read
 ) -> tuple[Table, list[str], np.ndarray]:  # the table, N prefixes, (N, K) numbers in the table's units
     "What the table says of each design, or a `DataError`."
@@ -249,7 +270,7 @@ def read_rows(
 # %% ../../nbs/data/01_folders.ipynb #06edfe0f
 @datasets.register("folder", config=FolderConfig)
 def load_folder(
-    config: FolderConfig,            # of the folder
+    config: FolderConfig,            # what to read, and how
     statistics: dict | None = None,  # a run's, used where `normalized` is false; None = from the training split
     progress: bool = True,           # a bar while decoding
 ) -> Splits:
@@ -285,7 +306,7 @@ def folder_like(
 
 
 def load_all(
-    config: FolderConfig,            # of the folder
+    config: FolderConfig,            # what to read, and how; its split is not asked for
     statistics: dict | None = None,  # the run's, used where `normalized` is false; None = of this folder
     conditions: bool = True,         # False: the table need not have the condition columns, and `cond` is None
     progress: bool = True,           # a bar while decoding
@@ -319,18 +340,18 @@ def write_pictures(
     overwrite: bool,        # whether files of the same names may be replaced
 ) -> None:
     "One PNG a component and design; `DataError` where one is there already."
-    modes = {1: "L", 3: "RGB"}
-    if spec.channels not in modes: raise DataError(f"components of 1 or 3 channels can be written as PNG (got {spec.channels})")
     for design, there, name in zip(spec.split(pixels).numpy(), available, names):
         for component, picture, is_there in zip(spec.components, design, there):
-            if not is_there: continue
             path = folder / component / filename_pattern.replace("{component}", component).replace("{prefix}", name)
-            picture = Image.fromarray(picture[0] if spec.channels == 1 else np.ascontiguousarray(picture.transpose(1, 2, 0)), modes[spec.channels])
+            if not is_there:
+                if overwrite: path.unlink(missing_ok=True)  # or the picture of another design would stand for it
+                continue
+            picture = Image.fromarray(picture[0] if spec.channels == 1 else np.ascontiguousarray(picture.transpose(1, 2, 0)))
             try:
                 with open(path, "wb" if overwrite else "xb") as file: picture.save(file, "PNG")
             except FileExistsError: raise DataError(f"{path}: this file is there already, choose another folder") from None
 
-# %% ../../nbs/data/01_folders.ipynb #4a7a794b
+# %% ../../nbs/data/01_folders.ipynb #b7a1f819
 def write_table(
     path: Path,                    # of the table
     columns: dict[str, Sequence],  # by name, all of one length; numbers are written so that float32 comes back exactly
@@ -347,14 +368,69 @@ def checked_prefixes(
     names: Sequence[str] | None,  # None = numbers
     n: int,                       # how many designs
 ) -> list[str]:
-    "A prefix for each of `n` designs, or a `DataError`."
+    "A prefix for each of `n` designs, or a `DataError`. Spaces around it go, since a table doesn't keep them."
     if names is None: return [f"{i:05d}" for i in range(n)]
-    names = [str(name) for name in names]
+    names = [str(name).strip() for name in names]
     if len(names) != n or len(set(names)) != n:
         raise DataError(f"{n} designs should have as many different names (got {len(set(names))} different ones of {len(names)})")
     crafted = next((name for name in names if not is_file_name(name)), None)
     if crafted is not None: raise DataError(f"the name {crafted!r} can't be part of a file name, leave out / and \\ and the like")
     return names
+
+# %% ../../nbs/data/01_folders.ipynb #b45baba7
+def checked_layout(
+    spec: DesignSpec,       # names the components
+    filename_pattern: str,  # names a file
+    table_name: str,        # a file name in the folder
+) -> None:
+    "A `DataError` where designs can't be written under such names."
+    if spec.channels not in (1, 3): raise DataError(f"components of 1 or 3 channels can be written as PNG (got {spec.channels})")
+    if not is_file_name(table_name): raise DataError(f"table_name should be the name of a file in the folder (got {table_name!r})")
+    for what, check, value in (("filename_pattern", checked_pattern, filename_pattern), ("the components", checked_components, spec.components)):
+        try: check(value)
+        except ValueError as error: raise DataError(f"{what} {error} (got {value!r})") from None
+
+
+def checked_drawings(
+    designs: Designs | Tensor,  # a tensor should be (N, planes, H, W), uint8 or float
+    spec: DesignSpec,           # says how many planes
+) -> None:
+    "A `DataError` where a tensor holds no designs."
+    if isinstance(designs, Designs): return
+    if not isinstance(designs, Tensor) or not (designs.dtype == torch.uint8 or designs.is_floating_point()):
+        kind = designs.dtype if isinstance(designs, Tensor) else type(designs).__name__
+        raise DataError(f"designs are written from a tensor of uint8, or of floats in [0, 1] (got {kind})")
+    if designs.ndim != 4: raise DataError(f"a tensor of designs should have the shape (N, {spec.planes}, H, W) (got {tuple(designs.shape)})")
+    spec.split(designs[:1])
+
+# %% ../../nbs/data/01_folders.ipynb #38c480c8
+def checked_presence(
+    available: Tensor | Sequence | None,  # (n, C) bool, None = all
+    n: int,                               # how many designs
+    spec: DesignSpec,                     # says how many components
+) -> np.ndarray:                          # (n, C) bool
+    "Which components are written, or a `DataError`."
+    if available is None: return np.ones((n, spec.n_components), bool)
+    available = np.asarray(available.cpu() if isinstance(available, Tensor) else available)
+    if available.dtype != bool or available.shape != (n, spec.n_components):
+        raise DataError(f"`available` should be booleans of shape {(n, spec.n_components)} (got {available.dtype} of shape {available.shape})")
+    empty = np.flatnonzero(~available.any(1))
+    if len(empty): raise DataError(f"a design should have at least one component (got none for {len(empty)} of {n}, the first is {empty[0]})")
+    return available
+
+# %% ../../nbs/data/01_folders.ipynb #36ce9694
+def checked_columns(
+    columns: dict[str, Sequence],  # by name
+    prefix_column: str,            # holds the names
+    n: int,                        # how many designs
+) -> dict[str, list]:              # by name, of n values each
+    "What the table says beside the names, or a `DataError`."
+    if prefix_column in columns:
+        raise DataError(f"the column {prefix_column!r} holds the names of the designs, give names, or another prefix_column")
+    for name, values in columns.items():
+        if tuple(np.shape(values)) != (n,):
+            raise DataError(f"the column {name!r} should have {n} values, one a design (got shape {tuple(np.shape(values))})")
+    return {name: values.tolist() if hasattr(values, "tolist") else list(values) for name, values in columns.items()}
 
 # %% ../../nbs/data/01_folders.ipynb #dba0e561
 def write_designs(
@@ -366,20 +442,24 @@ def write_designs(
     columns: dict[str, Sequence] | None = None,          # further columns of the table; those named like a condition stand in its place
     prefix_column: str = "matching",                     # the table's first column
     table_name: str = "performances.csv",                # a file name in the folder
-    available: Tensor | None = None,                     # (N, C) bool; None = the designs' own, or all
+    available: Tensor | np.ndarray | None = None,        # (N, C) bool; None = the designs' own, or all
     overwrite: bool = False,                             # whether files of the same names may be replaced
 ) -> Path:                                               # the table
     "Writes designs in the layout that `load_folder` reads; conditions as the model sees them, unless `columns` has them."
-    if isinstance(designs, Designs): spec, names, available = designs.spec, names or designs.names, designs.available if available is None else available
+    known, columns = {}, columns or {}
+    if isinstance(designs, Designs):
+        spec, names, available = designs.spec, designs.names if names is None else names, designs.available if available is None else available
+        if designs.cond is not None: known = dict(zip(spec.conditions, designs.cond.cpu().numpy().T))
     if spec is None: raise DataError("to write a tensor of designs, give its specification: it names the components")
-    folder, n, names = Path(folder), len(designs), checked_prefixes(names, len(designs))
-    table = folder / table_name
+    checked_layout(spec, filename_pattern, table_name)
+    checked_drawings(designs, spec)
+    n, folder, table = len(designs), Path(folder), Path(folder) / table_name
+    names, available = checked_prefixes(names, n), checked_presence(available, n, spec)
+    columns = checked_columns(known | columns, prefix_column, n)
     if table.exists() and not overwrite: raise DataError(f"{table}: there are designs already, choose another folder")
-    for component in checked_components(spec.components): (folder / component).mkdir(parents=True, exist_ok=True)
-    available = np.ones((n, spec.n_components), bool) if available is None else available.cpu().numpy()
+    for component in spec.components: (folder / component).mkdir(parents=True, exist_ok=True)
     for start in range(0, n, 256):
         part = slice(start, min(start + 256, n))
-        write_pictures(pixels_of(designs, part.start, part.stop), available[part], names[part], spec, folder, checked_pattern(filename_pattern), overwrite)
-    cond = designs.cond.cpu().numpy().T if isinstance(designs, Designs) and designs.cond is not None else ()
-    write_table(table, {prefix_column: names} | dict(zip(spec.conditions, cond)) | (columns or {}))
+        write_pictures(pixels_of(designs, part.start, part.stop), available[part], names[part], spec, folder, filename_pattern, overwrite)
+    write_table(table, {prefix_column: names} | columns)
     return table

@@ -42,8 +42,8 @@ class Table:
     def __len__(self) -> int: return len(self.rows)
 
     def column(self,
-        name: str,  # of a registered model
-        key: str,  # which configuration key asks for it, for the message
+        name: str,  # of the column
+        key: str,   # which configuration key asks for it, for the message
     ) -> list[str]:
         "The fields of a column, or a `DataError` where there is none or more than one of that name."
         position = column_position(self, name, key)
@@ -83,13 +83,14 @@ def read_table(
 ) -> Table:
     "A CSV file with a header, or a `DataError`. Blank lines are skipped."
     path = Path(path)
-    reader, rows, lines = csv.reader(io.StringIO(read_text(path), newline=""), strict=True), [], []
+    reader, rows, lines = csv.reader(io.StringIO(read_text(path), newline=""), strict=True, skipinitialspace=True), [], []
     try:
         last = 0
         for fields in reader:
             # A field with line breaks in quotes spans lines; its row is named by the first of them.
             line, last = last + 1, reader.line_num
             if not any(field.strip() for field in fields): continue
+            if not rows and fields == ["sep=", ""]: continue  # what Excel reads first, not a header
             rows.append(tuple(field.strip() for field in fields))
             lines.append(line)
     except csv.Error as error: raise DataError(f"{path}: row {reader.line_num} is not CSV ({error}), mend its quotes") from None
@@ -105,7 +106,7 @@ def read_table(
 
 # %% ../../nbs/data/00c_tables.ipynb #1b2818fa
 def is_file_name(
-    text: str,  # of any length
+    text: str,  # a prefix, a component's name or a pattern
 ) -> bool:
     "Whether a text names a file in a folder, not somewhere else, and prints on one line."
     return text not in ("", ".", "..") and text.isprintable() and not set(text) & {"/", "\\"}
@@ -129,15 +130,17 @@ def prefixes_of(
 
 # %% ../../nbs/data/00c_tables.ipynb #9daa7c72
 def number_problem(
-    text: str,    # of any length
-) -> str | None:  # None: it is a finite number
+    text: str,    # a field, without the spaces around it
+) -> str | None:  # None: it is a finite number that float32 can hold
     "What is wrong with a field that should hold a number."
     if not text: return "is empty where a number was expected, fill it in or remove the row"
-    try: finite = math.isfinite(float(text)) and "_" not in text
+    try: value = float(text)
     except ValueError:
         comma = text.count(",") == 1 and number_problem(text.replace(",", ".")) is None
         return f"is {text!r} where a number was expected, write {'a decimal point' if comma else 'one or remove the row'}"
-    return None if finite else f"is {text!r} where a finite number was expected, write one or remove the row"
+    if not math.isfinite(value) or "_" in text: return f"is {text!r} where a finite number was expected, write one or remove the row"
+    # Models see float32; what rounds beyond its largest number would become infinite there.
+    return f"is {text!r}, which float32 can't hold, write it in a larger unit" if abs(value) > float(np.finfo(np.float32).max) else None
 
 # %% ../../nbs/data/00c_tables.ipynb #1284e675
 def numbers_of(
