@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core.config import DataSection
-from ..core.errors import DataError
+from ..core.errors import DataError, near_miss, there_are
 from ..core.registry import datasets
 from ..core.seeds import key_seed
 from ..core.spec import DesignSpec
@@ -63,7 +63,7 @@ PARAMETERS = (
     Parameter("rim_protector", 0.0, 4.3, "u", "group_km", "swelling of the lower sidewall, at most"),
     Parameter("groove_position", 0.23, 0.45, "tread width", "bt", "of the first groove; the second follows at 0.36"),
     Parameter("belt_gauge", 0.9, 3.3, "u", "fpu", "thickness of each crown ply"),
-    Parameter("filler_height", 1.0, 10.0, "u", "tpc", "of the stiff, drawn filler above the centre of the wire, where the room reaches so far"),
+    Parameter("filler_height", 1.0, 10.0, "u", "tpc", "of the stiff, drawn filler above the centre of the wire, where the room reaches so far; hardly any effect below 2, where the wire fills the room"),
 )
 PRIVATE = {p.component: p.name for p in PARAMETERS if p.component}  # component → its private parameter
 
@@ -446,6 +446,7 @@ def redrawn(
     seed: int = 0,           # of the redrawing
 ) -> np.ndarray:             # (n, 14)
     "The same designs with another private parameter of one component."
+    if component not in PRIVATE: raise DataError(f"there is no component {component!r}{near_miss(component, COMPONENTS)}, {there_are(COMPONENTS)}")
     again, column = np.array(parameters, np.float64), [p.name for p in PARAMETERS].index(PRIVATE[component])
     again[:, column] = sample_parameters(len(again), seed, f"redrawn {component}")[:, column]
     return again
@@ -455,10 +456,12 @@ def completion_ceiling(
     parameters: np.ndarray | Tensor,  # (n, 14) of the designs to be completed, such as `attributes`
     mean: np.ndarray | Tensor,        # (5, H, W) in [0, 1], the mean picture of the training split
     completions: int | None = None,   # whose mean is judged, None = infinitely many
-    redraws: int = 8,                 # per design, to estimate the variance
-    seed: int = 0,  # of the random numbers
+    redraws: int = 8,                 # per design, to estimate the variance; at least 2
+    seed: int = 0,                    # of the redrawing
 ) -> dict[str, dict[str, float]]:     # component or "pooled" → mean_ratio, sample_ratio
     "How many times nearer than the mean picture a completion from the other four components can be."
+    if redraws < 2: raise DataError(f"the variance of completions needs at least 2 redraws of a design (got {redraws})")
+    if completions is not None and completions < 1: raise DataError(f"the mean of completions needs at least 1 of them (got {completions})")
     parameters, mean = np.asarray(parameters, np.float64), np.asarray(mean, np.float32)
     size, baseline, left_open = mean.shape[-2:], np.zeros(len(COMPONENTS)), np.zeros(len(COMPONENTS))
     baseline += np.square(draw(parameters, size)/np.float32(255) - mean).sum((0, 2, 3))
@@ -536,15 +539,17 @@ def build_toy_epures(
 # %% ../../nbs/data/02_toy_epures.ipynb #970c0276
 def write_toy_epures(
     folder: str | Path,                  # is made if need be
-    n: int = 1000,                       # designs
+    n: int = 1000,                       # designs, at least 2
     seed: int = 0,                       # of the set
-    val_fraction: float = 0.1,           # share of the held-out split
+    val_fraction: float = 0.1,           # share of the held-out split, in (0, 1); each split has at least one design
     image_size: tuple[int, int] = UNITS, # height, width in pixels
 ) -> Path:                               # the table
     "Writes toy épures as a folder of épures; raises DataError where there are some already."
-    n_val = round(n*val_fraction)
-    config = ToyEpuresConfig(n=max(n - n_val, 1), n_val=max(n_val, 1), seed=seed, image_size=image_size, conditions=())
-    parts = [part for part in (toy_designs(config, n - n_val, "train", {}), toy_designs(config, n_val, "val", {})) if len(part)]
+    if n < 2: raise DataError(f"a training and a held-out split need at least 2 designs (got {n})")
+    if not 0 < val_fraction < 1: raise DataError(f"the share of the held-out split should be greater than 0 and less than 1 (got {val_fraction})")
+    n_val = min(max(round(n*val_fraction), 1), n - 1)
+    config = ToyEpuresConfig(n=n - n_val, n_val=n_val, seed=seed, image_size=image_size, conditions=())
+    parts = [toy_designs(config, config.n, "train", {}), toy_designs(config, config.n_val, "val", {})]
     pixels, names = torch.cat([part.images for part in parts]), [name for part in parts for name in part.names]
     measured = {name: value.double().numpy() for name, value in measure(pixels).items()}
     statistics = fixed_statistics(PERFORMANCES, image_size)
