@@ -73,6 +73,10 @@ class TriangularCovariance(Covariance):
         "Noise with this covariance."
         return (self.factor @ noise.unsqueeze(-1)).squeeze(-1)
 
+    def detached(self) -> "TriangularCovariance":
+        "The same, as a constant."
+        return TriangularCovariance(self.factor.detach())
+
     def noise_size(self) -> int:  # D
         "Standard normal numbers in a draw."
         return self.factor.shape[-1]
@@ -126,6 +130,10 @@ class LowRankCovariance(Covariance):
         "Noise with this covariance."
         own, common = noise.split([self.std.shape[1], self.loadings.shape[1]], -1)
         return self.std * (own + (common.unsqueeze(-2) @ self.loadings).squeeze(-2))
+
+    def detached(self) -> "LowRankCovariance":
+        "The same, as a constant."
+        return LowRankCovariance(self.std.detach(), self.loadings.detach())
 
     def noise_size(self) -> int:  # D + r
         "Standard normal numbers in a draw."

@@ -27,6 +27,10 @@ class JointNormal:
     blocks: int  # C
     inside: Tensor | None = None  # (B, C) bool, the blocks that a row lives on; None: all
 
+    def detached(self) -> "JointNormal":
+        "The same, as a constant: no gradient passes."
+        return JointNormal(self.mean.detach(), self.covariance.detached(), self.blocks, self.inside)
+
     @property
     def logvar(self) -> Tensor:  # (B, D), natural logarithm
         "Variance of each dimension by itself."
@@ -93,11 +97,11 @@ def check_blocks(
 # %% ../../nbs/blocks/08_joint_gaussians.ipynb #bcd3d147
 def joint_kl(
     q: JointNormal,  # (B, D)
-    p: JointNormal,  # of B rows or of 1, on all blocks
+    p: JointNormal,  # of B rows or of 1, on all blocks or on those of q
 ) -> Tensor:  # (B,), in nats
     "KL(q ‖ p) on the blocks that each row of q lives on."
     inside = q.coordinates()
-    reference = p.covariance if inside is None else p.covariance.restricted(inside)
+    reference = p.covariance if inside is None or p.inside is not None else p.covariance.restricted(inside)
     difference = q.mean - p.mean if inside is None else (q.mean - p.mean) * inside
     whitener, (variance, rows) = reference.whitener(), q.covariance.parts()
     directions = torch.cat([rows.expand(len(difference), -1, -1), difference[:, None]], 1)  # (B, E + 1, D)

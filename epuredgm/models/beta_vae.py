@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['INITIAL_LOGVAR', 'DECODED_AT_ONCE', 'grid_features', 'Encoder', 'Decoder', 'evidence_terms', 'BetaVAEConfig',
-           'draw_shown', 'kl_between', 'posteriors', 'training_terms', 'LatentModel', 'BetaVAE', 'collapse_notes',
-           'build_beta_vae']
+           'draw_shown', 'kl_between', 'posteriors', 'reconstruction_terms', 'training_terms', 'LatentModel',
+           'SubsetModel', 'BetaVAE', 'collapse_notes', 'build_beta_vae']
 
 # %% ../../nbs/models/01_beta_vae.ipynb #a8cba5ea
 from itertools import repeat
@@ -200,6 +200,26 @@ def posteriors(
     return DiagonalNormal(mean, logvar), kl_between(fixed, DiagonalNormal(part_mean, part_logvar))
 
 # %% ../../nbs/models/01_beta_vae.ipynb #4306635d
+def reconstruction_terms(
+    model: GenerativeModel,  # with a decoder, a likelihood and weights
+    z: Tensor,  # (B, D)
+    kl: Tensor,  # (B,), nats
+    batch,  # data.designs.Batch
+    components: Tensor,  # (B, C) bool, those that count
+    keep: Tensor | None,  # (B,) bool, which designs keep their condition; None keeps all
+) -> tuple[Tensor, Tensor]:  # recon as it is trained, and elbo, (B,) each, in nats
+    "What the decoded latents cost, and the bound."
+    outputs = model.decoder(z, batch.cond, keep)
+    energy = model.likelihood.energy(outputs, batch.x if batch.target is None else batch.target)
+    counted = model.spec.planes_of(components).float()
+    if batch.valid is not None:
+        counted = counted * batch.valid
+    recon, elbo = evidence_terms(energy, model.likelihood.constant, kl, counted, model.weights)
+    if model.config.reduction == "mean":
+        recon = recon / counted.expand_as(energy).flatten(1).sum(1).clamp_min(1)
+    return recon, elbo
+
+
 def training_terms(
     model: GenerativeModel,  # a BetaVAE
     batch,  # data.designs.Batch
@@ -210,15 +230,8 @@ def training_terms(
 ) -> dict[str, Tensor]:  # loss, recon_loss, kl, matching, elbo: scalars in nats, mean over the batch
     "The objective of a batch and its terms."
     posterior, matching = posteriors(model, batch, observed, keep)
-    outputs = model.decoder(posterior.sample(generator), batch.cond, keep)
-    energy = model.likelihood.energy(outputs, batch.x if batch.target is None else batch.target)
-    counted = model.spec.planes_of(batch.available).float()
-    if batch.valid is not None:
-        counted = counted * batch.valid
     kl = posterior.kl()
-    recon, elbo = evidence_terms(energy, model.likelihood.constant, kl, counted, model.weights)
-    if model.config.reduction == "mean":
-        recon = recon / counted.expand_as(energy).flatten(1).sum(1).clamp_min(1)
+    recon, elbo = reconstruction_terms(model, posterior.sample(generator), kl, batch, batch.available, keep)
     terms = {"recon_loss": recon.mean(), "kl": kl.mean(), "matching": matching.mean(), "elbo": elbo.mean()}
     loss = terms["recon_loss"] + beta * terms["kl"] + terms["matching"]
     return {"loss": loss, **{k: v.detach() for k, v in terms.items()}}
@@ -245,15 +258,18 @@ class LatentModel(GenerativeModel):
         parts = zip(z.split(DECODED_AT_ONCE), repeat(None) if cond is None else cond.split(DECODED_AT_ONCE))
         return torch.cat([self.likelihood.mean(self.decoder(*part)) for part in parts])
 
+    def draw_prior(self, n: int, generator: torch.Generator | None = None) -> Tensor:  # (n, D)
+        "n draws from the prior N(0, I), on the device of the model."
+        return torch.randn(n, self.latent_dim, generator=generator, device=next(self.parameters()).device)
+
     @in_evaluation
     def sample(self, n, cond=None, size=None, generator=None) -> Tensor:  # (n, planes, H, W)
-        "Pictures of n draws from the prior N(0, I), each with its row of cond."
+        "Pictures of n draws from the prior, each with its row of cond."
         own = (self.spec.height, self.spec.width)
         if size is not None and tuple(size) != own:
             raise EpureError(f"this model draws {own[0]}×{own[1]} pictures only (got size {tuple(size)}); leave size out")
-        device = next(self.parameters()).device
-        z = torch.randn(n, self.latent_dim, generator=generator, device=device)
-        return self.decode(z, check_conditions(cond, n, self.spec, device))
+        z = self.draw_prior(n, generator)
+        return self.decode(z, check_conditions(cond, n, self.spec, z.device))
 
     @in_evaluation
     def complete(self, x, observed, cond=None, n=1, generator=None) -> Tensor:  # (n, B, planes, H, W)
@@ -264,8 +280,34 @@ class LatentModel(GenerativeModel):
         cond = None if cond is None else cond.repeat(n, 1)
         return keep_observed(x, observed, self.decode(z.flatten(0, 1), cond).unflatten(0, (n, len(x))), self.spec)
 
+# %% ../../nbs/models/01_beta_vae.ipynb #b6e2adee
+class SubsetModel(LatentModel):
+    "Training on designs that are shown in part: schedules drawn, then `terms`, the objective of a family."
+
+    def terms(self, batch, observed, keep, beta, generator) -> dict[str, Tensor]:
+        "The loss of a batch of which `observed` is shown, and its terms: scalars in nats."
+        raise NotImplementedError(f"{type(self).__name__} must define terms(batch, observed, keep, beta, generator)")
+
+    def losses(self, batch, progress, generator) -> dict[str, Tensor]:
+        "The objective of a training batch: masked, conditions dropped, β and masking as far as they have grown."
+        observed = draw_shown(self.config, batch.available, batch.x.shape[-2:], progress, generator)
+        keep = draw_kept_conditions(len(batch.x), self.config.cond_drop, generator, batch.x.device)
+        beta = linear_warmup(progress, self.config.kl_warmup_epochs, end=self.config.beta)
+        return self.terms(batch, observed, keep, beta, generator)
+
+    def validation_losses(self, batch, generator) -> dict[str, Tensor]:
+        "The terms on clean, complete input at the final β, and what the masks of the end of training add by `matching`."
+        whole = self.config.mask_objective != "matching"  # there, a mask would change the other terms
+        shown = batch.available if whole else draw_shown(self.config, batch.available, batch.x.shape[-2:], Progress.end(), generator)
+        terms = self.terms(batch, shown, None, self.config.beta, generator)
+        return {"objective" if name == "loss" else name: value for name, value in terms.items()}
+
+    def notes(self) -> list[str]:
+        "The collapse bound, where the reduction makes one."
+        return collapse_notes(self.config)
+
 # %% ../../nbs/models/01_beta_vae.ipynb #b6e2adef
-class BetaVAE(LatentModel):
+class BetaVAE(SubsetModel):
     "One latent vector for all components (Higgins et al. 2017), trained to complete any subset of them."
 
     def __init__(
@@ -285,23 +327,9 @@ class BetaVAE(LatentModel):
         weights = relative_weights(config.recon_weights, spec.n_components).repeat_interleave(spec.channels)
         self.register_buffer("weights", weights[:, None, None], persistent=False)
 
-    def losses(self, batch, progress, generator) -> dict[str, Tensor]:
-        "The objective of a training batch: masked, conditions dropped, β and masking as far as they have grown."
-        observed = draw_shown(self.config, batch.available, batch.x.shape[-2:], progress, generator)
-        keep = draw_kept_conditions(len(batch.x), self.config.cond_drop, generator, batch.x.device)
-        beta = linear_warmup(progress, self.config.kl_warmup_epochs, end=self.config.beta)
+    def terms(self, batch, observed, keep, beta, generator) -> dict[str, Tensor]:
+        "See `training_terms`."
         return training_terms(self, batch, observed, keep, beta, generator)
-
-    def validation_losses(self, batch, generator) -> dict[str, Tensor]:
-        "The terms on clean, complete input at the final β, and what the masks of the end of training add by `matching`."
-        whole = self.config.mask_objective == "reconstruction"  # there, a mask would change the other terms
-        shown = batch.available if whole else draw_shown(self.config, batch.available, batch.x.shape[-2:], Progress.end(), generator)
-        terms = training_terms(self, batch, shown, None, self.config.beta, generator)
-        return {"objective" if name == "loss" else name: value for name, value in terms.items()}
-
-    def notes(self) -> list[str]:
-        "The collapse bound, where the reduction makes one."
-        return collapse_notes(self.config)
 
 # %% ../../nbs/models/01_beta_vae.ipynb #f8c0eaa5
 def collapse_notes(
