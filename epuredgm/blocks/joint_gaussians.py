@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['JointNormal', 'spread_over_blocks', 'marginal', 'check_blocks', 'joint_kl', 'condition_covariance', 'conditional',
-           'extended', 'canonical_correlations', 'mutual_information', 'correlation', 'partial_correlation',
-           'from_moments']
+           'extended', 'look_covariance', 'look', 'canonical_correlations', 'mutual_information', 'correlation',
+           'partial_correlation', 'from_moments']
 
 # %% ../../nbs/blocks/08_joint_gaussians.ipynb #f3aca40d
 from dataclasses import dataclass
@@ -176,7 +176,46 @@ def extended(
     mean = torch.where(known, belief.mean, joint.mean) + (gain @ ((belief.mean - joint.mean) * known).unsqueeze(-1)).squeeze(-1)
     return JointNormal(mean, factor_covariance(belief.covariance.sandwich(carried) + open_part), joint.blocks)
 
-# %% ../../nbs/blocks/08_joint_gaussians.ipynb #1069150e
+# %% ../../nbs/blocks/08_joint_gaussians.ipynb #83931a29
+@singledispatch
+def look_covariance(
+    covariance: Covariance,  # of B rows or 1
+    precision: Tensor,  # τ (B, D), at least 0
+) -> Covariance:  # of B rows
+    "The covariance that is left after noisy looks at the coordinates."
+    raise NotImplementedError(f"no looks at a {type(covariance).__name__}")
+
+
+@look_covariance.register
+def _(covariance: TriangularCovariance, precision):
+    factor = covariance.factor
+    identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
+    inner = factor_covariance(identity + (factor.mT * precision[:, None]) @ factor)
+    rows = inner.whitener() @ factor.mT
+    return factor_covariance(rows.mT @ rows)
+
+
+@look_covariance.register
+def _(covariance: LowRankCovariance, precision):
+    left = 1 / (1 + covariance.std.square() * precision)  # 1 − g, without the difference
+    weighted = covariance.loadings * (covariance.std.square() * precision * left)[:, None]
+    identity = torch.eye(weighted.shape[1], dtype=weighted.dtype, device=weighted.device)
+    inner = factor_covariance(identity + weighted @ covariance.loadings.mT)
+    return LowRankCovariance(covariance.std * left.sqrt(), inner.whitener() @ covariance.loadings * left.sqrt()[:, None])
+
+
+def look(
+    joint: JointNormal,  # of B rows or 1, on all blocks
+    pull: Tensor,  # h (B, D), precision times how far from the mean it was seen; 0 where nothing was seen
+    precision: Tensor,  # τ (B, D), at least 0; 0 where nothing was seen
+) -> JointNormal:  # (B, D), on all blocks
+    "What is known of z after noisy looks at its coordinates."
+    covariance = look_covariance(joint.covariance, precision)
+    variance, rows = covariance.parts()
+    moved = (rows.mT @ (rows @ pull.unsqueeze(-1))).squeeze(-1)
+    return JointNormal(joint.mean + moved + (0 if variance is None else variance * pull), covariance, joint.blocks)
+
+# %% ../../nbs/blocks/08_joint_gaussians.ipynb #4438a931
 def canonical_correlations(
     matrix: Tensor,  # (B, D, D), a covariance, or a precision for partial correlations
     blocks: int,  # C
@@ -198,7 +237,7 @@ def mutual_information(
     information = -0.5 * torch.log1p(-canonical_correlations(matrix, joint.blocks).square()).sum(-1)
     return information.masked_fill(torch.eye(joint.blocks, dtype=torch.bool, device=matrix.device), torch.nan)
 
-# %% ../../nbs/blocks/08_joint_gaussians.ipynb #346320ef
+# %% ../../nbs/blocks/08_joint_gaussians.ipynb #2f209a11
 def correlation(
     matrix: Tensor,  # (B, D, D), a covariance
 ) -> Tensor:  # (B, D, D) in [−1, 1]
@@ -214,7 +253,7 @@ def partial_correlation(
     precision = correlation(joint.covariance.precision())
     return torch.where(torch.eye(precision.shape[-1], dtype=torch.bool, device=precision.device), precision, -precision)
 
-# %% ../../nbs/blocks/08_joint_gaussians.ipynb #9ef4345b
+# %% ../../nbs/blocks/08_joint_gaussians.ipynb #d24350a6
 def from_moments(
     mean: Tensor,  # (D,)
     covariance: Tensor,  # (D, D), symmetric

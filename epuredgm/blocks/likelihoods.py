@@ -139,6 +139,6 @@ def sum_energy(
     weight: Tensor | None = None,  # (B, planes, 1, 1) or (B, planes, H, W); None counts every pixel once
 ) -> Tensor:  # (B,), nats a design
     "The energy of each design: the weighted sum over its pixels."
-    # float32 even under autocast: a sum over ten thousand pixels in bf16 keeps two digits
-    energy = energy.float()
+    # float32 at least, even under autocast: a sum over ten thousand pixels in bf16 keeps two digits
+    energy = energy if energy.dtype == torch.float64 else energy.float()
     return (energy if weight is None else energy * weight).flatten(1).sum(1)

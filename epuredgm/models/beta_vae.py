@@ -211,7 +211,7 @@ def reconstruction_terms(
     "What the decoded latents cost, and the bound."
     outputs = model.decoder(z, batch.cond, keep)
     energy = model.likelihood.energy(outputs, batch.x if batch.target is None else batch.target)
-    counted = model.spec.planes_of(components).float()
+    counted = model.spec.planes_of(components).to(energy.dtype)
     if batch.valid is not None:
         counted = counted * batch.valid
     recon, elbo = evidence_terms(energy, model.likelihood.constant, kl, counted, model.weights)
