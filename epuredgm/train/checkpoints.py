@@ -6,7 +6,7 @@
 __all__ = ['STEP_NAME', 'FORMAT', 'FILE_NAME', 'storable', 'encode_model', 'decode_model', 'refuse_code', 'encode_state',
            'decode_state', 'write_durably', 'tidy', 'put_in_place', 'list_checkpoints', 'read_pointer', 'retire',
            'write_folder', 'encode_checkpoint', 'save_checkpoint', 'read_manifest', 'read_verified', 'Checkpoint',
-           'load_checkpoint', 'find_checkpoint', 'newest_whole', 'load_latest', 'restore']
+           'load_checkpoint', 'find_checkpoint', 'whole_checkpoints', 'load_chosen', 'load_latest', 'restore']
 
 # %% ../../nbs/train/00_checkpoints.ipynb #4693490f
 import hashlib
@@ -15,6 +15,8 @@ import json
 import os
 import re
 import shutil
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -274,9 +276,9 @@ def read_verified(
     except FileNotFoundError: raise RunError(f"{path.parent} is damaged: {path.name} is missing") from None
     except OSError as error: raise RunError(f"{path} can't be read: {error.strerror}") from error
     if len(data) != entry.get("size"):
-        raise RunError(f"{path.parent} is damaged: {path.name} has {len(data)} bytes and was written with {entry.get('size')}")
+        raise RunError(f"{path.parent} is damaged: {path.name} has {len(data)} bytes and, as manifest.json says, was written with {entry.get('size')}")
     if hashlib.sha256(data).hexdigest() != entry.get("sha256"):
-        raise RunError(f"{path.parent} is damaged: {path.name} is not what was written (its SHA-256 differs)")
+        raise RunError(f"{path.parent} is damaged: {path.name} or manifest.json is not what was written (its SHA-256 differs)")
     return data
 
 # %% ../../nbs/train/00_checkpoints.ipynb #81638c6e
@@ -316,23 +318,41 @@ def find_checkpoint(
         # Killed between its first checkpoint and the pointer, a run has a checkpoint that nothing points at.
         path = read_pointer(folder, which) or (there[-1] if there else None)
     else: path = folder / which if STEP_NAME.fullmatch(str(which)) else Path(which)
+    if which in ("latest", "best") and path is not None and not (folder / which).exists():
+        warnings.warn(f"{folder} has no pointer {which}, its newest checkpoint {path.name} is used", stacklevel=2)
     aside = path.with_name(f".{path.name}.aside") if path is not None else None
     if path is not None and not path.is_dir() and aside.is_dir(): path = aside  # its process was killed while replacing it
     if path is None or not path.is_dir():
-        raise RunError(f"there is no checkpoint {which} in {folder}, which holds {listing(path.name for path in there)}")
+        missing = f"no checkpoint {which} in {folder}" if path is None or which not in ("latest", "best") else f"no {path.name}, which {folder / which} points to"
+        raise RunError(f"there is {missing}; the folder holds {listing(path.name for path in there)}")
     return path
 
 # %% ../../nbs/train/00_checkpoints.ipynb #5579e025
-def newest_whole(
+def whole_checkpoints(
     folder: Path,             # `checkpoints/` of a run
     other_than: Path | None = None,  # a checkpoint that is known to be damaged
-) -> Path | None:
-    "The newest checkpoint that loads, or None."
+) -> Iterator[Path]:          # newest first
+    "The checkpoints that load."
     for path in reversed(list_checkpoints(folder)):
         try:
-            if path != other_than: return load_checkpoint(path).path
+            if path != other_than: yield load_checkpoint(path).path
         except RunError: continue
-    return None
+
+
+def load_chosen(
+    folder: Path,                        # `checkpoints/` of a run
+    which: str | int | Path = "best",    # as in `find_checkpoint`
+) -> Checkpoint:
+    "The checkpoint that is asked for; where it is damaged or missing, the `RunError` says which others are whole."
+    path = None
+    try:
+        path = find_checkpoint(folder, which)
+        return load_checkpoint(path)
+    except RunError as error: problem = error
+    whole = [other.name for other in whole_checkpoints(folder, path)]
+    advice = "no other checkpoint is whole: train again with --overwrite"
+    if whole: advice = f"{listing(whole)} {'is' if len(whole) == 1 else 'are'} whole: give --checkpoint {whole[0]}"
+    raise RunError(f"{problem}; {advice}") from problem
 
 
 def load_latest(
@@ -344,7 +364,7 @@ def load_latest(
     else:
         try: return load_checkpoint(path)
         except RunError as error: problem = error
-    good = newest_whole(folder, other_than=path)
+    good = next(whole_checkpoints(folder, other_than=path), None)
     advice = "no other checkpoint is whole: start the run again"
     if good: advice = f"{good.name} is whole: write {good.name} into {Path(folder) / 'latest'} to go on from it"
     raise RunError(f"{problem}; {advice}") from problem

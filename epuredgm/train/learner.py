@@ -7,7 +7,8 @@ __all__ = ['BUDGETS', 'REASONS', 'resolve_device', 'processor_flags', 'resolve_p
            'Noise', 'rate_factor', 'Plateau', 'Selection', 'build_optimizer', 'gather_gradients', 'PhaseStep',
            'WeightAverage', 'Reading', 'Pending', 'StopRequest', 'mean_terms', 'Position', 'EpochSoFar', 'Outcome',
            'Standing', 'Updates', 'Telling', 'Validation', 'Pictures', 'Saving', 'Loading', 'Resuming', 'Learner',
-           'set_up', 'why_finished', 'why_stop', 'checkpoint_due', 'train_epoch', 'finish_epoch', 'begin', 'fit']
+           'set_up', 'why_finished', 'why_stop', 'checkpoint_due', 'train_epoch', 'finish_epoch', 'begin',
+           'bar_seconds', 'fit']
 
 # %% ../../nbs/train/02_learner.ipynb #3ddbe87e
 import contextlib
@@ -15,6 +16,7 @@ import json
 import math
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -843,6 +845,11 @@ def begin(
                 f"{facts['device']}, {facts['precision']}" + (f"; from step {learner.position.step}" if learner.position.step else ""))
 
 # %% ../../nbs/train/02_learner.ipynb #1b5d772e
+def bar_seconds() -> float:
+    "How long the bar stands still: a file, which nobody watches, gets two lines a minute."
+    return 0.1 if sys.stderr.isatty() or "ipykernel" in sys.modules else 30.0
+
+
 def fit(
     learner: Learner,
     resume: bool,  # from the latest checkpoint
@@ -851,7 +858,7 @@ def fit(
     begin(learner, resume)
     total, reason = learner.training.epochs * learner.order.batches, why_finished(learner) or why_stop(learner)
     with learner.noise.kept(), StopRequest() as learner.stop, \
-         tqdm(total=total, initial=learner.position.step, unit="batch", dynamic_ncols=True, disable=not learner.show) as learner.bar:
+         tqdm(total=total, initial=learner.position.step, unit="batch", dynamic_ncols=True, mininterval=bar_seconds(), disable=not learner.show) as learner.bar:
         try:
             while not reason: reason = train_epoch(learner) or finish_epoch(learner)
             if not list_checkpoints(learner.folder): learner.checkpoint()  # of a run of no epochs
@@ -864,6 +871,6 @@ def fit(
         learner.say(str(outcome))
         return outcome
     # What the signal would have done, now that everything is on the disk.
-    text = f"{outcome}; step-{outcome.step} is saved: resume {learner.run.path} to go on"
+    text = f"{outcome}; step-{outcome.step} is saved, and this goes on from it: epuredgm train {learner.run.path} --resume"
     learner.say(text, always=True)
     raise KeyboardInterrupt(text) if reason == "SIGINT" else SystemExit(128 + signal.SIGTERM)
