@@ -6,6 +6,7 @@
 __all__ = ['HEADLINES', 'metrics_table', 'evaluate']
 
 # %% ../../nbs/evaluate/05_report.ipynb #64c708a2
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +22,7 @@ from ..core.errors import DataError, EpureError
 from ..core.runs import RunFolder
 from ..core.seeds import generator as make_generator
 from ..core.spec import DesignSpec
-from ..data.designs import Designs
+from ..data.designs import Designs, pixel_rows
 from .completion import all_completions, completion_figure
 from .conditions import draw_asked, fidelity_figure, fidelity_scores, measured_conditions
 from .drawings import (
@@ -29,7 +30,7 @@ from .drawings import (
 from .latents import latent_scores, latents_figure, readout_scores
 from .reconstruction import mean_picture, reconstruction_errors, reconstruction_figure, reconstruction_scores
 from .scores import plain
-from ..train.run import encode_designs
+from ..train.run import designs_of, encode_designs
 
 # %% ../../nbs/evaluate/05_report.ipynb #14877d0f
 class NotMeasured(EpureError):
@@ -52,27 +53,51 @@ class Setting:
     @property
     def spec(self) -> DesignSpec: return self.run.spec
 
+# %% ../../nbs/evaluate/05_report.ipynb #e7a10001
+def fingerprints(
+    designs: Designs,         # N of them
+    batch_size: int = 1024,   # designs at once
+) -> list[bytes]:             # N hashes
+    "What tells designs apart: their pixels, whatever their names."
+    found = []
+    for start in range(0, len(designs), batch_size):
+        pixels = pixel_rows(designs, torch.arange(start, min(start + batch_size, len(designs)))).cpu().numpy()
+        found += [hashlib.blake2b(one.tobytes(), digest_size=16).digest() for one in pixels]
+    return found
+
+
+def apart_from_training(
+    run,               # has data
+    designs: Designs,  # given by somebody
+    leave_out: bool,   # whether those that were trained on go
+) -> tuple[Designs, dict[str, str]]:  # those that stay; for the report, how many were trained on
+    "Designs that are pixel by pixel one of the training split, left out or counted."
+    known = set(fingerprints(run.data.train))
+    seen = np.array([one in known for one in fingerprints(designs)], dtype=bool)
+    if not seen.any(): return designs, {}
+    what = "and are left out" if leave_out else "so the figures are not those of held-out designs"
+    return designs.subset(~seen) if leave_out else designs, {"trained on": f"{seen.sum()} of the {len(designs)} designs given were trained on, {what}"}
+
 # %% ../../nbs/evaluate/05_report.ipynb #ba4d13c0
 def held_out(
     run,                               # has data, and config where a folder is given
     data: str | Path | Designs | None, # None: the run's held-out split; a folder of the same layout; or designs
     n: int,                            # how many at most
     seed: int,                         # which ones, where there are more
-) -> Designs:
+) -> tuple[Designs, dict[str, str]]:  # the designs; what the report says of them
     "The designs to evaluate on; `DataError` where they are too few."
-    designs = data
+    designs, note = data, {}
     if data is None: designs = run.data.val
     elif not isinstance(data, Designs):
-        from epuredgm.data.folders import folder_like, load_all
-
-        designs = load_all(folder_like(run.config.data, data, run.spec, run.statistics), run.statistics or None)
+        designs = designs_of(run, data)
     if designs.spec.components != run.spec.components:
         raise DataError(f"the designs have the components {', '.join(designs.spec.components)} and the run {', '.join(run.spec.components)}, "
                         "give a folder of the run's layout")
-    if len(designs) < 8: raise DataError(f"an evaluation needs at least 8 designs (got {len(designs)}), give more")
-    if len(designs) <= n: return designs
+    if data is not None: designs, note = apart_from_training(run, designs, leave_out=not isinstance(data, Designs))
+    if len(designs) < 8: raise DataError(f"an evaluation needs at least 8 designs (got {len(designs)}){': ' * bool(note)}{note.get('trained on', '')}, give others")
+    if len(designs) <= n: return designs, note
     chosen = torch.randperm(len(designs), generator=make_generator(seed, "evaluate", "designs"))[:n].sort().values
-    return designs.subset(chosen)
+    return designs.subset(chosen), note
 
 # %% ../../nbs/evaluate/05_report.ipynb #7eafbbee
 def draw_all(
@@ -356,7 +381,7 @@ def evaluate(
         from epuredgm.train.run import load_run
 
         run = load_run(run)
-    started, designs = time.monotonic(), held_out(run, data, n, seed)
+    started, (designs, note) = time.monotonic(), held_out(run, data, n, seed)
     samples, refused = draw_all(run, designs, samplers, seed, batch_size)
     baseline = mean_picture(run.data.train)
     setting = Setting(run, designs, baseline, samples, seed, completions, batch_size,
@@ -366,7 +391,7 @@ def evaluate(
     report = plain({
         "title": f"{Path(run.path).name}, step {run.step}, {len(designs)} designs: {given}", "run": str(run.path), "step": run.step, "data": given,
         "arguments": {"n": n, "seed": seed, "completions": completions, "samplers": samplers, "batch_size": batch_size},
-        "metrics": metrics, "skipped": refused | skipped, "seconds": seconds | {"all": round(time.monotonic() - started, 2)},
+        "metrics": metrics, "skipped": note | refused | skipped, "seconds": seconds | {"all": round(time.monotonic() - started, 2)},
         "designs": designs.names})
     if not write: return report
     return {**report, "files": write_report(report, figures, RunFolder.open(run.path), report_name(run.path, data))}

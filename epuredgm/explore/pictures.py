@@ -480,13 +480,14 @@ def completion_sheet(
     scale:float=0.5,                # the standard deviation that takes the full ink
     heading:str="",  # over the sheet, empty = none
     zoom:int|None=None,  # screen pixels a pixel, None = what fits
+    mean_of:int=0,       # how many draws each completion is the mean of, 0 = it is a draw
 ) -> "Figure":
     "Shown | truth | completions | mean | standard deviation, one row a design."
     if completions.ndim != 5 or completions.shape[1:] != x.shape:
         raise DataError(f"completions have the shape {tuple(completions.shape)}, expected (n, {', '.join(map(str, x.shape))}): "
                         f"pass n completions of each design")
     tiles = {"shown": observed_pictures(x, observed, spec, mirror), "truth": colour(x, spec, mirror)}
-    tiles |= {f"completion {i}": colour(completion, spec, mirror) for i, completion in enumerate(completions[:shown], 1)}
+    tiles |= {f"mean of {mean_of}" if mean_of else f"completion {i}": colour(completion, spec, mirror) for i, completion in enumerate(completions[:shown], 1)}
     if len(completions) > 1:
         tiles[f"mean of {len(completions)}"] = colour(as_floats(completions).mean(0), spec, mirror)
         tiles["standard\ndeviation"] = uncertainty(completions, spec, mirror, scale)

@@ -183,7 +183,7 @@ def check_layout(
     if not path.is_dir(): raise DataError(f"{folder}: {'this is a file' if path.exists() else 'there is no such folder'}, {wanted}")
     there = sorted(entry.name for entry in path.iterdir() if entry.is_dir())
     if not set(there) & set(spec.components):
-        raise DataError(f"{folder} holds {listing(there) if there else 'no folders'} where {listing(spec.components)} was expected, {wanted}")
+        raise DataError(f"{folder} holds {listing(there) if there else 'no folders'} where {listing(spec.components)} was expected, give --data a folder of designs like the run's")
 
 
 def designs_of(
