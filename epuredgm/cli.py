@@ -75,7 +75,10 @@ def usage_sentence(
     return f"{what[0].lower()}{what[1:]}, {command} --help says what it takes"
 
 
-def say_warning(message, category, filename, lineno, file=None, line=None) -> None:
+def say_warning(
+    message: Warning,
+    *place,            # where in the code it comes from, which is not said
+) -> None:
     "A warning as a line, for `warnings.showwarning`."
     typer.echo(f"warning: {message}", err=True)
 

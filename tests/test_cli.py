@@ -47,13 +47,16 @@ def test_train_writes_the_run_named_after_the_file(configuration, tmp_path):
         (["sample", "runs/none"], "is not a run"),
         (["evaluate", "runs/none"], "is not a run"),
         (["params", "nothing.yaml"], "no such file"),
+        (["sample", "runs/none", "--modle", "conditional"], "did you mean '--mode'?"),
+        (["train"], "one configuration file"),
     ],
-    ids=["file", "value", "section", "sample", "evaluate", "params"],
+    ids=["file", "value", "section", "sample", "evaluate", "params", "option", "nothing"],
 )
 def test_a_mistake_gets_sentences_and_status_2(configuration, arguments, words):
     result = epuredgm(*arguments, cwd=configuration.parent)
     assert result.returncode == 2 and not result.stdout
     assert words in result.stderr and "Traceback" not in result.stderr
+    assert result.stderr.count("\n") == (3 if words == "data." else 1)  # a line a problem of a configuration
 
 
 def wait_for(condition, process, seconds=300):
@@ -79,13 +82,35 @@ def test_a_signal_leaves_a_checkpoint_to_go_on_from(configuration, tmp_path, num
         process.kill()
         process.wait()
     assert process.returncode == status, said
-    assert "Traceback" not in said
+    assert "Traceback" not in said and "\r" not in said
     newest = (tmp_path / "runs" / "small" / "checkpoints" / "latest").read_text().strip()
     step = int(newest.removeprefix("step-"))
     resumed = epuredgm("train", configuration, "--set", f"training.max_steps={step + 3}", "training.epochs=100000", "--resume", "--quiet", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     steps = [record["step"] for record in map(json.loads, metrics.read_text().splitlines()) if "train/loss" in record]
     assert steps == list(range(1, step + 4))
+
+
+def test_an_interrupted_sampling_is_not_in_the_way(configuration, tmp_path):
+    assert epuredgm("train", configuration, "--set", "training.epochs=1", "--quiet", cwd=tmp_path).returncode == 0
+    drawn = ("sample", "runs/small", "--num_samples", "3000", "--output_dir", "drawn")
+    program, folder = str(Path(sys.executable).parent / "epuredgm"), tmp_path / "drawn"
+    for number, status, left in ((signal.SIGINT, 130, False), (signal.SIGKILL, -signal.SIGKILL, True)):
+        process = subprocess.Popen([program, *drawn], cwd=tmp_path, env=clean_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        try:
+            assert wait_for(lambda: len(list(folder.glob("*/*.png"))) > 50, process), process.communicate()
+            process.send_signal(number)
+            _, said = process.communicate(timeout=300)
+        finally:
+            process.kill()
+            process.wait()
+        assert process.returncode == status and "Traceback" not in said
+        assert folder.exists() == left
+    drawn = ("sample", "runs/small", "--num_samples", "2", "--output_dir", "drawn")
+    refused = epuredgm(*drawn, cwd=tmp_path)
+    assert refused.returncode == 2 and "--overwrite" in refused.stderr
+    assert epuredgm(*drawn, "--overwrite", cwd=tmp_path).returncode == 0
+    assert len(list(folder.glob("*/*.png"))) == 10 and not (folder / ".samples.csv").exists()
 
 
 def test_output_to_a_closed_pipe_is_no_traceback(configuration):

@@ -177,7 +177,7 @@ def refuse_unobserved(
         more = f" and {len(without) - 1} more" if len(without) > 1 else ""
         raise DataError(f"design {without[0]}{more} can't be completed from {listing(wanted)}, which it lacks: leave it out or name other components")
 
-
+# %% ../../nbs/explore/03_samples.ipynb #5a3e0032
 def warn_if_far(
     run,                     # train.run.Run
     values: np.ndarray,      # (rows, K) in the units of the data's table
