@@ -1,6 +1,7 @@
 """What the tests share: flags, the order of the notebooks, copies of the repository to break at leisure."""
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # IPython keeps files of its own; tests leave nothing outside the repository.
 os.environ["IPYTHONDIR"] = str(ROOT / "build" / "ipython")
 Path(os.environ["IPYTHONDIR"]).mkdir(parents=True, exist_ok=True)
+
+
+# A shell that runs the tests in its background has them ignore interruptions, and they would hand that down to the processes they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser):

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 import warnings
-from functools import partial
 
 import numpy as np
 import psutil
@@ -115,9 +114,7 @@ def test_an_interrupt_ends_at_once_and_cleans_up(drawings, tmp_path):
     files, listing, _ = drawings
     folder = tmp_path / files.folder_name
     for _ in range(10):  # on a busy machine it may be done before it is interrupted: then once more
-        # A shell that starts the tests in its background would have them ignore the signal, and hand that down.
-        heeds = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
-        process = start(listing, tmp_path, start_new_session=True, preexec_fn=heeds)
+        process = start(listing, tmp_path, start_new_session=True)
         assert wait_for(lambda: list(folder.glob(".*.tmp")) or process.poll() is not None)
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGINT)

@@ -132,7 +132,7 @@ def close(
 def epure_vaes(
     draft: Draft,
 ) -> None:
-    "The configurations of `epure_vaes.md`, so far those of its β-VAE."
+    "The configurations of `epure_vaes.md`, so far those of its β-VAE and its GMRF-MVAE."
     if draft.get("model.type") != "vae" and not draft.has("paths"): return
     move(draft, "paths.output_dir", "run_dir")
     move(draft, "paths.samples_dir", "sampling.samples_dir")
@@ -147,6 +147,10 @@ def epure_vaes(
     for section in ("inpainting", "cross_modal"):
         for key in keys: move(draft, f"sampling.{section}.{key}", f"sampling.{key}")
         close(draft, f"sampling.{section}", keys)
+    if draft.get("model.type") == "gmrf_mvae":
+        agree(draft, "model.channels", 1, "the grey component that a network sees")
+        # Its hidden layers are those of the network that says the posterior's covariance.
+        if draft.has("model.hidden_dim") and not draft.has("model.posterior"): draft.put("model.posterior", "network")
     for key, columns in (("model.cond_dim", "data.condition_columns"), ("model.channels", "data.component_dirs")):
         names = draft.get(columns, ())
         if isinstance(names, (list, tuple)): agree(draft, key, len(names), f"{columns}, {listing(names)}" if names else columns)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['INITIAL_RAW_VARIANCE', 'BELIEFS', 'ComponentEncoders', 'ComponentDecoders', 'FieldPrior', 'GMRFMVAEConfig',
-           'network_belief', 'field_belief', 'training_terms', 'components_of', 'GMRFMVAE', 'build_gmrf_mvae']
+           'network_belief', 'field_belief', 'field_terms', 'components_of', 'GMRFMVAE', 'build_gmrf_mvae']
 
 # %% ../../nbs/models/02_gmrf_mvae.ipynb #041acfd5
 from typing import Literal
@@ -192,7 +192,7 @@ def field_belief(
 BELIEFS = {"network": network_belief, "field": field_belief}
 
 # %% ../../nbs/models/02_gmrf_mvae.ipynb #24769bf6
-def training_terms(
+def field_terms(
     model: GenerativeModel,  # a GMRFMVAE
     batch,  # data.designs.Batch
     observed: Tensor,  # (B, C) or (B, C, H, W) bool, what a masked design shows
@@ -254,8 +254,8 @@ class GMRFMVAE(SubsetModel):
         self.register_buffer("weights", weights[:, None, None], persistent=False)
 
     def terms(self, batch, observed, keep, beta, generator) -> dict[str, Tensor]:
-        "See `training_terms`."
-        return training_terms(self, batch, observed, keep, beta, generator)
+        "See `field_terms`."
+        return field_terms(self, batch, observed, keep, beta, generator)
 
     def belief(self, said, there) -> JointNormal:  # of `encoders`, (B, C) bool → (B, D)
         "What is known of the latents once these components were seen."

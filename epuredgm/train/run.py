@@ -214,6 +214,7 @@ def train(
     with RunFolder.create(config.run_dir, config, resume=resume, overwrite=overwrite) as folder:
         folder.write_json("design.json", {"spec": splits.spec.to_dict(), "statistics": splits.statistics})
         outcome = Learner(model, splits, config, folder, make_trackers(config, folder), progress=progress).fit(resume=resume)
-    run = load_run(folder.path)
+    # stopped before its first validation, it has weights but none that are known as the best
+    run = load_run(folder.path, "best" if (folder.path / "checkpoints" / "best").exists() else "latest")
     run.data, run.outcome = splits, outcome  # open already; how the training ended
     return run
