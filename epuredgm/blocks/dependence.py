@@ -91,7 +91,7 @@ def build_covariance(
         variance = variance.where(inside, 1.0)
     if kind == "lowrank":
         loadings = coefficients.unflatten(1, (-1, size))
-        return LowRankCovariance(variance.sqrt(), loadings if inside is None else loadings * inside[:, None])
+        return LowRankCovariance(variance, loadings if inside is None else loadings * inside[:, None])
     if kind == "dominance":
         matrix = symmetric_blocks(coefficients, blocks, size)
         return dominance_covariance(variance, matrix if inside is None else matrix * inside[:, None] * inside[:, :, None], epsilon)

@@ -46,11 +46,11 @@ class JointNormal:
         n: int | None = None,  # number of draws; None draws once, without a leading dimension
     ) -> Tensor:  # (B, D), or (n, B, D)
         "Differentiable draws; blocks outside hold the mean."
-        shape = (1 if n is None else n, len(self.mean), self.covariance.noise_size())
+        shape = (len(self.mean), 1 if n is None else n, self.covariance.noise_size())
         noise = torch.randn(shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype)
         moved, inside = self.covariance.colour(noise), self.coordinates()
-        z = self.mean + (moved if inside is None else moved * inside)
-        return z[0] if n is None else z
+        z = self.mean[:, None] + (moved if inside is None else moved * inside[:, None])
+        return z.squeeze(1) if n is None else z.transpose(0, 1)
 
     def log_prob(
         self,
@@ -106,8 +106,9 @@ def joint_kl(
     whitener, (variance, rows) = reference.whitener(), q.covariance.parts()
     directions = torch.cat([rows.expand(len(difference), -1, -1), difference[:, None]], 1)  # (B, E + 1, D)
     # one prior for all rows is one matrix product
-    whitened = directions.flatten(0, 1) @ whitener[0].mT if len(whitener) == 1 else directions @ whitener.mT
-    stretched = whitened.view(len(directions), -1).square().sum(1)
+    whitened = directions.flatten(0, 1) @ whitener.squeeze(0).mT if len(whitener) == 1 else directions @ whitener.mT
+    stretched = whitened.view(len(directions), 1, -1)
+    stretched = (stretched @ stretched.mT).flatten()
     if variance is not None:
         stretched = stretched + (variance * whitener.square().sum(1)).sum(1)
     return 0.5 * (stretched - q.mean.shape[1] + reference.logdet() - q.covariance.logdet())
@@ -137,13 +138,13 @@ def _(covariance: TriangularCovariance, observed, belief):
 @condition_covariance.register
 def _(covariance: LowRankCovariance, observed, belief):
     known = covariance.restricted(observed)
-    best = torch.cholesky_solve(known.loadings, known.inner) / known.std[:, None]  # f̂ = best (z_O − μ_O), (B, r, D)
-    uncertain = torch.cholesky_inverse(known.inner)  # (B, r, r)
+    uncertain = known.inner[0]  # (B, r, r)
+    best = uncertain @ known.loadings / known.std[:, None]  # f̂ = best (z_O − μ_O), (B, r, D)
     if belief is not None:
         uncertain = uncertain + belief.sandwich(best)
     unknown = covariance.restricted(~observed)
     gain = (unknown.loadings * unknown.std[:, None]).mT @ best
-    return gain, LowRankCovariance(unknown.std, factor_covariance(uncertain).factor.mT @ unknown.loadings)
+    return gain, LowRankCovariance(unknown.variance, factor_covariance(uncertain).factor.mT @ unknown.loadings)
 
 # %% ../../nbs/blocks/08_joint_gaussians.ipynb #419bf4f6
 def conditional(
@@ -197,11 +198,11 @@ def _(covariance: TriangularCovariance, precision):
 
 @look_covariance.register
 def _(covariance: LowRankCovariance, precision):
-    left = 1 / (1 + covariance.std.square() * precision)  # 1 − g, without the difference
-    weighted = covariance.loadings * (covariance.std.square() * precision * left)[:, None]
+    left = 1 / (1 + covariance.variance * precision)  # 1 − g, without the difference
+    weighted = covariance.loadings * (covariance.variance * precision * left)[:, None]
     identity = torch.eye(weighted.shape[1], dtype=weighted.dtype, device=weighted.device)
     inner = factor_covariance(identity + weighted @ covariance.loadings.mT)
-    return LowRankCovariance(covariance.std * left.sqrt(), inner.whitener() @ covariance.loadings * left.sqrt()[:, None])
+    return LowRankCovariance(covariance.variance * left, inner.whitener() @ covariance.loadings * left.sqrt()[:, None])
 
 
 def look(
