@@ -113,9 +113,9 @@ class CommonFactors(torch.autograd.Function):
         loadings, inverse = ctx.saved_tensors
         gradient = None if to_logdet is None else inverse * (2 * to_logdet)[:, None, None]
         if to_inverse is not None:
-            moved = inverse @ (to_inverse + to_inverse.mT) @ inverse
+            moved = inverse.bmm(to_inverse + to_inverse.mT).bmm(inverse)
             gradient = -moved if gradient is None else gradient - moved
-        return None if gradient is None else gradient @ loadings
+        return None if gradient is None else gradient.bmm(loadings)
 
 # %% ../../nbs/blocks/07_covariances.ipynb #a028066c
 class LowRankCovariance(Covariance):
@@ -139,9 +139,9 @@ class LowRankCovariance(Covariance):
 
     def whitener(self) -> Tensor:  # (B, D + r, D)
         "The residual left by the best common factors, then these factors."
-        best = self.inner[0] @ self.loadings
+        best = self.inner[0].bmm(self.loadings)
         identity = torch.eye(self.std.shape[1], dtype=self.std.dtype, device=self.std.device)
-        return torch.cat([identity - self.loadings.mT @ best, best], 1) * self.std.reciprocal()[:, None]
+        return torch.cat([identity - self.loadings.mT.bmm(best), best], 1) * self.std.reciprocal()[:, None]
 
     def logdet(self) -> Tensor:  # (B,)
         "log|Σ|, by the matrix determinant lemma."
