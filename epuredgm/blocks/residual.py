@@ -78,7 +78,11 @@ def fold(
 ) -> Tensor:  # (B, channels·factor², ⌈H/factor⌉, ⌈W/factor⌉)
     "Squares of pixels as channels, after padding with zeros to a multiple."
     height, width = x.shape[-2:]
-    return F.pixel_unshuffle(F.pad(x, (0, -width % factor, 0, -height % factor)), factor)
+    padded = F.pad(x, (0, -width % factor, 0, -height % factor))
+    # torch gives an empty batch back as it came
+    if not len(x):
+        return padded.reshape(0, x.shape[1] * factor**2, padded.shape[2] // factor, padded.shape[3] // factor)
+    return F.pixel_unshuffle(padded, factor)
 
 
 def unfold(
@@ -87,6 +91,8 @@ def unfold(
     size: tuple[int, int],  # (H, W) to cut to
 ) -> Tensor:  # (B, channels, H, W)
     "The inverse of `fold`."
+    if not len(x):
+        return x.reshape(0, x.shape[1] // factor**2, x.shape[2] * factor, x.shape[3] * factor)[..., : size[0], : size[1]]
     return F.pixel_shuffle(x, factor)[..., : size[0], : size[1]]
 
 # %% ../../nbs/blocks/04_residual.ipynb #65494bba

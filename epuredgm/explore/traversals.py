@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor
+from ..blocks.gaussians import kl_normal_per_dimension
 from ..core.errors import DataError
 from .pictures import Mirror, colour, component_notes, sheet
 from ..models.contract import GenerativeModel, in_evaluation
 if TYPE_CHECKING: from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['dimensions_by_kl', 'device_of', 'traversal', 'starting_latent', 'one', 'repeated', 'traversal_sheet', 'interpolate',
-           'between_ends', 'interpolation_sheet']
+__all__ = ['dimensions_by_kl', 'prior_moments', 'device_of', 'traversal', 'starting_latent', 'one', 'repeated', 'traversal_sheet',
+           'interpolate', 'between_ends', 'interpolation_sheet']
 
 # %% ../../nbs/explore/02_traversals.ipynb #006217ec
 @in_evaluation
@@ -25,8 +26,17 @@ def dimensions_by_kl(
     x:Tensor,       # (B, planes, H, W), designs to average over
 ) -> tuple[list[int], Tensor]:  # dimensions, the busiest first; (D,) mean KL of each dimension in nats
     "The latent dimensions in the order of what they carry."
-    kl = model.encode(x.to(device_of(model))).kl_per_dimension().mean(0)
+    posterior, (mean, std) = model.encode(x.to(device_of(model))), prior_moments(model)
+    kl = kl_normal_per_dimension((posterior.mean - mean)/std, posterior.logvar - 2*std.log()).mean(0)
     return kl.argsort(descending=True).tolist(), kl
+
+def prior_moments(
+    model:GenerativeModel,
+) -> tuple[Tensor, Tensor]:     # (D,) or () each
+    "Mean and standard deviation of each latent dimension under the prior; N(0, I) where a model has no `prior` of its own."
+    if not callable(getattr(model, "prior", None)): return torch.zeros((), device=device_of(model)), torch.ones((), device=device_of(model))
+    prior = model.prior()
+    return prior.mean[0], (prior.logvar[0]/2).exp()
 
 def device_of(
     model:torch.nn.Module,
@@ -48,7 +58,8 @@ def traversal(
     if not all(0 <= dimension < len(start) for dimension in dimensions):
         raise DataError(f"dimensions are {list(dimensions)}, expected numbers from 0 to {len(start) - 1}: choose among the latent dimensions")
     z = start.repeat(len(dimensions), len(values), 1)
-    for row, dimension in enumerate(dimensions): z[row, :, dimension] = torch.as_tensor(values, dtype=z.dtype)
+    mean, std = (moment.to(z).expand(len(start)) for moment in prior_moments(model))
+    for row, dimension in enumerate(dimensions): z[row, :, dimension] = mean[dimension] + std[dimension]*torch.as_tensor(values).to(z)
     return model.decode(z.flatten(0, 1), repeated(cond, z.shape[0]*z.shape[1], model)).unflatten(0, z.shape[:2])
 
 # %% ../../nbs/explore/02_traversals.ipynb #92a30fff
@@ -56,11 +67,11 @@ def starting_latent(
     model:GenerativeModel,
     x:Tensor|None,      # (planes, H, W) or (1, planes, H, W)
 ) -> Tensor:            # (D,)
-    "The posterior mean of a design, or zeros; a blank design tells how many."
+    "The posterior mean of a design, or that of the prior; a blank design tells how many dimensions there are."
     spec = model.spec
     design = torch.zeros(1, spec.planes, spec.height or 64, spec.width or 64) if x is None else one(x)
     mean = model.encode(design.to(device_of(model))).mean[0]
-    return torch.zeros_like(mean) if x is None else mean
+    return prior_moments(model)[0].to(mean).expand(len(mean)) if x is None else mean
 
 def one(
     x:Tensor,   # (planes, H, W) or (1, planes, H, W)
@@ -79,7 +90,7 @@ def repeated(
     "One condition for n designs."
     return None if cond is None else torch.as_tensor(cond, dtype=torch.float32).reshape(1, -1).repeat(n, 1).to(device_of(model))
 
-# %% ../../nbs/explore/02_traversals.ipynb #40dada02
+# %% ../../nbs/explore/02_traversals.ipynb #e71ca692
 def traversal_sheet(
     model:GenerativeModel,
     x:Tensor,                       # (B, planes, H, W): the designs whose mean KL orders the dimensions
@@ -98,7 +109,7 @@ def traversal_sheet(
     titles = [f"z{dimension}\nKL {kl[dimension].item():.2f}" for dimension in order[:rows]]
     return sheet(tiles, heading, [f"{value:+g}" if value else "0" for value in values], titles, notes=component_notes(model.spec), zoom=zoom)
 
-# %% ../../nbs/explore/02_traversals.ipynb #7c200ecf
+# %% ../../nbs/explore/02_traversals.ipynb #d03912a8
 @in_evaluation
 def interpolate(
     model:GenerativeModel,
@@ -127,7 +138,7 @@ def between_ends(
     t = torch.linspace(0, 1, steps, device=a.device)[:, None]
     return torch.lerp(a[:, None], b[:, None], t).flatten(0, 1)
 
-# %% ../../nbs/explore/02_traversals.ipynb #d03912a8
+# %% ../../nbs/explore/02_traversals.ipynb #a2a0fdde
 def interpolation_sheet(
     model:GenerativeModel,
     a:Tensor,  # (B, planes, H, W) or (planes, H, W)

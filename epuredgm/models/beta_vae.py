@@ -25,7 +25,7 @@ from ..core.config import ModelSection
 from ..core.errors import ConfigError, EpureError
 from ..core.registry import models
 from ..core.spec import DesignSpec
-from .contract import GenerativeModel, check_designs, in_evaluation, keep_observed
+from .contract import GenerativeModel, check_count, check_designs, in_evaluation, keep_observed
 
 # %% ../../nbs/models/01_beta_vae.ipynb #58343393
 INITIAL_LOGVAR = -4.0
@@ -247,7 +247,7 @@ class LatentModel(GenerativeModel):
 
     def encode(self, x, observed=None) -> DiagonalNormal:  # (B, planes, H, W), observed as in `check_observed`
         "Posterior over latents of what is observed; differentiable."
-        x = check_designs(x, self.spec)
+        x = self.in_own_precision(check_designs(x, self.spec))
         return self.encoder(x, check_observed(observed, x, self.spec))
 
     def decode(self, z, cond=None) -> Tensor:  # (B, D), (B, K) → (B, planes, H, W) in [0, 1]
@@ -257,6 +257,10 @@ class LatentModel(GenerativeModel):
         cond = check_conditions(cond, len(z), self.spec, z.device)
         parts = zip(z.split(DECODED_AT_ONCE), repeat(None) if cond is None else cond.split(DECODED_AT_ONCE))
         return torch.cat([self.likelihood.mean(self.decoder(*part)) for part in parts])
+
+    def in_own_precision(self, x: Tensor) -> Tensor:  # of any floating type → that of the parameters
+        "Designs in the type that the networks compute in."
+        return x.to(next(self.parameters()).dtype)
 
     def draw_prior(self, n: int, generator: torch.Generator | None = None) -> Tensor:  # (n, D)
         "n draws from the prior N(0, I), on the device of the model."
@@ -268,6 +272,7 @@ class LatentModel(GenerativeModel):
         own = (self.spec.height, self.spec.width)
         if size is not None and tuple(size) != own:
             raise EpureError(f"this model draws {own[0]}×{own[1]} pictures only (got size {tuple(size)}); leave size out")
+        check_count(n)
         z = self.draw_prior(n, generator)
         return self.decode(z, check_conditions(cond, n, self.spec, z.device))
 
@@ -276,11 +281,12 @@ class LatentModel(GenerativeModel):
         "n draws of each design given what is observed of it, and cond where it is given."
         x = check_designs(x, self.spec)
         observed, cond = check_observed(observed, x, self.spec), check_conditions(cond, len(x), self.spec, x.device)
-        z = self.encoder(x, observed, cond).sample(generator, n)  # (n, B, D)
+        check_count(n)
+        z = self.encoder(self.in_own_precision(x), observed, cond).sample(generator, n)  # (n, B, D)
         cond = None if cond is None else cond.repeat(n, 1)
         return keep_observed(x, observed, self.decode(z.flatten(0, 1), cond).unflatten(0, (n, len(x))), self.spec)
 
-# %% ../../nbs/models/01_beta_vae.ipynb #b6e2adee
+# %% ../../nbs/models/01_beta_vae.ipynb #b6e2adef
 class SubsetModel(LatentModel):
     "Training on designs that are shown in part: schedules drawn, then `terms`, the objective of a family."
 
@@ -306,7 +312,7 @@ class SubsetModel(LatentModel):
         "The collapse bound, where the reduction makes one."
         return collapse_notes(self.config)
 
-# %% ../../nbs/models/01_beta_vae.ipynb #b6e2adef
+# %% ../../nbs/models/01_beta_vae.ipynb #0794184a
 class BetaVAE(SubsetModel):
     "One latent vector for all components (Higgins et al. 2017), trained to complete any subset of them."
 
@@ -331,7 +337,7 @@ class BetaVAE(SubsetModel):
         "See `training_terms`."
         return training_terms(self, batch, observed, keep, beta, generator)
 
-# %% ../../nbs/models/01_beta_vae.ipynb #f8c0eaa5
+# %% ../../nbs/models/01_beta_vae.ipynb #a6acc31a
 def collapse_notes(
     config: BetaVAEConfig,
 ) -> list[str]:  # empty where nothing bounds the KL
@@ -343,7 +349,7 @@ def collapse_notes(
         "so the posterior collapses; use reduction: sum"
     ]
 
-# %% ../../nbs/models/01_beta_vae.ipynb #a6acc31a
+# %% ../../nbs/models/01_beta_vae.ipynb #01a0284d
 @models.register("beta_vae", config=BetaVAEConfig, aliases=("vae",))
 def build_beta_vae(
     section: BetaVAEConfig,  # the `model` section of a configuration
