@@ -173,7 +173,8 @@ def network_belief(
     config, (mean, raw, embedding), C = model.config, said, model.spec.n_components
     inside = spread_over_blocks(there, model.latent_dim)
     variance = positive_variance(raw.flatten(1).masked_fill(~inside, 0.0), config.diagonal_transf)
-    covariance = build_covariance(config.covariance, variance, model.dependence(embedding, there), C, config.epsilon, inside)
+    coefficients = embedding.new_zeros(len(embedding), 0) if model.dependence is None else model.dependence(embedding, there)
+    covariance = build_covariance(config.covariance, variance, coefficients, C, config.epsilon, inside)
     return JointNormal(mean.flatten(1).masked_fill(~inside, 0.0), covariance, C, there)
 
 # %% ../../nbs/models/02_gmrf_mvae.ipynb #aab36672
@@ -218,7 +219,7 @@ def field_terms(
     counted = subset if objective == "marginal" else batch.available
     recon, elbo = reconstruction_terms(model, z, kl, batch, counted, keep)
     terms = {"recon_loss": recon.mean(), "kl": kl.mean(), "matching": matching.mean(), "elbo": elbo.mean()}
-    loss = terms["recon_loss"] + beta * terms["kl"] + terms["matching"]
+    loss = terms["recon_loss"] + beta * terms["kl"] + min(beta, 1.0) * terms["matching"]
     return {"loss": loss, **{name: value.detach() for name, value in terms.items()}}
 
 
@@ -245,8 +246,9 @@ class GMRFMVAE(SubsetModel):
         trunk = dict(stages=config.stages, stem=config.stem)
         self.encoders = ComponentEncoders(spec, d, config.nf, config.nf_max_e, **trunk, shared=config.shared)
         self.decoder = ComponentDecoders(spec, d, config.shared, nf=config.nf, nf_max=config.nf_max_d, **trunk, cond_features=config.cond_features)
-        if config.posterior == "network":
-            coefficients = coefficient_count(config.covariance, C, C * d, config.rank)
+        coefficients = coefficient_count(config.covariance, C, C * d, config.rank)
+        self.dependence = None  # nothing to say where the field says it, or of one component by dominance
+        if config.posterior == "network" and coefficients:
             self.dependence = OffDiagonalCov(C, d, coefficients, config.hidden_dim, config.n_layers, config.off_diag_scale)
         self.prior = FieldPrior(config.covariance, C, C * d, config.rank, config.epsilon, config.diagonal_transf, config.off_diag_scale)
         self.likelihood = make_likelihood(config.likelihood, spec.planes)
