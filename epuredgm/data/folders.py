@@ -283,7 +283,7 @@ def load_folder(
     parts = {name: designs.subset(split == name) for name in ("train", "val", "test") if (split == name).any()}
     absent = [name for name, any_there in zip(config.component_dirs, parts["train"].available.any(0).tolist()) if not any_there]
     if absent:
-        folders = [path.name for path in root_of(config).iterdir() if path.is_dir()]
+        folders = [path.name for path in root_of(config).iterdir() if path.is_dir() and path.name not in absent]
         raise DataError(f"{root_of(config)}: no training design has the component {absent[0]!r}{near_miss(absent[0], folders)}, "
                         "check data.component_dirs and data.filename_pattern")
     return Splits(**parts, statistics=statistics, source=str(table.path))

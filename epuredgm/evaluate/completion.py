@@ -141,7 +141,7 @@ def completion_figure(
     for result in results.values():
         grid = [[value(result["others"].get(target, {})) for target in components]]
         grid += [[value(result["single"].get(source, {}).get(target, {})) for target in components] for source in components]
-        grids.append(np.array(grid))
+        grids.append(np.maximum(np.array(grid), 1e-3))  # of a constant component, whose mean picture has no error, the ratio is 0
     finite = np.concatenate([grid[np.isfinite(grid)] for grid in grids] + [[2.0]])
     limit = np.log(finite.max() * 1.2)
     figure = plot_figure(1.2 + len(grids) * (1.2 + 0.75 * len(components)), 1.5 + 0.5 * len(rows))
