@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['condition_sweep', 'conditional_sheet', 'single_masks', 'growing_masks', 'completions_sheet', 'Shown', 'demo_pictures',
-           'draw_pictures']
+           'field_pictures', 'draw_pictures']
 
 # %% ../../nbs/explore/04_demo.ipynb #699c9393
 from collections.abc import Callable
@@ -96,6 +96,7 @@ def demo_pictures(
     mirror: str | None = None, # the edge that is the axis of half-sections
 ) -> dict[str, tuple[str, Callable]]:  # name → what it shows, and the function that draws it
     "What there is to show of a run."
+    from epuredgm.explore.dependence_pictures import has_field
     from epuredgm.explore.pictures import contact_sheet, triplets
     def reconstructions():
         batch = run.data.val.batch(slice(0, 6), "cpu")
@@ -113,7 +114,20 @@ def demo_pictures(
             "completion_one_missing": ("each component drawn from all others", completed(single_masks(C, True), False, "one component missing")),
             "completion_one_shown": ("all components drawn from a single one", completed(single_masks(C, False), False, "one component shown")),
             "completion_growing": ("one design, from one component shown to all but one", completed(growing_masks(C), True, "more and more shown"))}
+    if has_field(run): pictures |= field_pictures(run)
     return pictures
+
+# %% ../../nbs/explore/04_demo.ipynb #cc2902ae
+def field_pictures(
+    run,  # train.run.Run with a field
+) -> dict[str, tuple[str, Callable]]:  # name → what it shows, and the function that draws it
+    "What the Gaussian over all components has learned."
+    from epuredgm.explore.dependence_pictures import dependence_sheet, field_graph
+    def dependence():
+        batch = run.data.val.batch(slice(0, 256), "cpu")
+        return dependence_sheet(run, batch.x, batch.available)
+    return {"dependence": ("how strongly components depend on each other: prior, posterior, and the encoded designs", dependence),
+            "field": ("the graph of the field, what two components share when all others are known", lambda: field_graph(run))}
 
 
 def draw_pictures(
