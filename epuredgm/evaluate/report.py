@@ -23,10 +23,14 @@ from ..core.runs import RunFolder
 from ..core.seeds import generator as make_generator
 from ..core.spec import DesignSpec
 from ..data.designs import Designs, pixel_rows
+from .classifiers import ComponentClassifiers, load_classifiers, refuse_foreign
+from .coherence import coherence_figure, coherence_scores
 from .completion import all_completions, completion_figure
 from .conditions import draw_asked, fidelity_figure, fidelity_scores, measured_conditions
 from .drawings import (
     copying_figure, copying_scores, drawing_figure, drawing_scores, ink_thresholds, measure_drawings, nearest_designs)
+from .frechet import FeatureNetwork, feature_network
+from .geometry import fit_readout, geometry_figure, geometry_scores
 from .latents import latent_scores, latents_figure, readout_scores
 from .reconstruction import mean_picture, reconstruction_errors, reconstruction_figure, reconstruction_scores
 from .scores import plain
@@ -49,6 +53,8 @@ class Setting:
     batch_size: int            # designs at a time
     ceiling: dict | None       # of completing from all others, where the generator knows it
     mirror: str | None         # the edge that is the axis of half-sections, for pictures
+    classifiers: ComponentClassifiers | None = None  # judges of coherence, for data with classes
+    network: FeatureNetwork | None = None            # of the Fréchet distance
 
     @property
     def spec(self) -> DesignSpec: return self.run.spec
@@ -124,10 +130,18 @@ def known_ceiling(
     completions: int,   # of each design
 ) -> dict | None:       # component or "pooled" → mean_ratio, sample_ratio; None where nobody knows
     "The generator's ceiling of completing from all other components, on at most 300 designs."
-    from epuredgm.data.toy_epures import PARAMETERS, completion_ceiling
+    from epuredgm.data.toy_epures import completion_ceiling
 
-    if designs.attribute_names != tuple(parameter.name for parameter in PARAMETERS): return None
-    return completion_ceiling(designs.attributes[:300].cpu().numpy(), baseline, completions)
+    return completion_ceiling(designs.attributes[:300].cpu().numpy(), baseline, completions) if is_toy(designs) else None
+
+
+def is_toy(
+    designs: Designs,  # of any kind
+) -> bool:
+    "Whether designs are toy épures with the parameters they were drawn from."
+    from epuredgm.data.toy_epures import PARAMETERS
+
+    return designs.attribute_names == tuple(parameter.name for parameter in PARAMETERS)
 
 # %% ../../nbs/evaluate/05_report.ipynb #c0b0b31a
 def reconstruction_section(
@@ -209,6 +223,24 @@ def drawings_section(
     figures["nearest"] = copying_figure(drawn, train, distance, index, mirror=setting.mirror)
     return scores, figures
 
+# %% ../../nbs/evaluate/05_report.ipynb #735cc8b7
+def coherence_section(
+    setting: Setting,
+) -> tuple[dict, dict]:  # scores, figures by name
+    "Whether the components of samples and completions belong together."
+    run, designs, spec = setting.run, setting.designs, setting.spec
+    samples = {sampler: drawn["unconditional"] for sampler, drawn in setting.samples.items()}
+    if setting.classifiers is not None:
+        scores = coherence_scores(run, designs, samples, setting.classifiers, setting.network, setting.seed, setting.batch_size)
+        return scores, {"coherence": coherence_figure({"coherence of completions": scores})} if scores["conditional"] else {}
+    if not is_toy(designs) or not is_toy(run.data.val):
+        raise NotMeasured("without classes nothing is recognised: give classifiers with --coherence, which epuredgm classify makes of data with classes")
+    readout = fit_readout(run.data.train, run.data.val.subset(slice(0, 1000)), most=2000)
+    scores = geometry_scores(run, readout, designs, samples, setting.seed, setting.batch_size)
+    return scores, {"coherence": geometry_figure({"agreement of completions": scores})}
+
+
+
 # %% ../../nbs/evaluate/05_report.ipynb #2fcbbbd4
 def score_rows(
     metrics: dict,               # nested, of scores as plain dictionaries
@@ -249,7 +281,8 @@ def table_cells(
 HEADLINES = (
     "reconstruction/overall/*", "latents/kl", "latents/active_units", "latents/kl_to_prior", "latents/readout/*",
     "conditions/*/*/correlation", "conditions/*/*/error", "completion/*/others/pooled/*", "completion/withheld/others/*/mean_ratio",
-    "drawings/*/*/centroid", "drawings/*/*/pieces", "drawings/*/*/overlap", "drawings/nearest/*",
+    "drawings/*/*/centroid", "drawings/*/*/pieces", "drawings/*/*/overlap", "drawings/nearest/*", "coherence/classifiers/*",
+    "coherence/joint/*/all", "coherence/joint/*/pairs", "coherence/conditional/*", "coherence/frechet/*/mean", "coherence/frechet/*/sample",
 )
 
 
@@ -312,7 +345,7 @@ def page(
 # %% ../../nbs/evaluate/05_report.ipynb #bae37b5e
 SECTIONS: dict[str, Callable[[Setting], tuple[dict, dict]]] = {
     "reconstruction": reconstruction_section, "latents": latents_section, "conditions": conditions_section,
-    "completion": completion_section, "drawings": drawings_section,
+    "completion": completion_section, "drawings": drawings_section, "coherence": coherence_section,
 }
 
 
@@ -363,6 +396,25 @@ def report_name(
         if not metrics.exists() or Path(json.loads(metrics.read_text())["data"]).resolve() == Path(data).resolve(): return metrics.parent.name
         number += 1
 
+# %% ../../nbs/evaluate/05_report.ipynb #d8b90555
+def judges(
+    run,               # has data, and config
+    designs: Designs,  # looked at
+    classifiers: ComponentClassifiers | str | Path | None,  # loaded, or their folder
+    features,          # of the Fréchet distance, see feature_network
+) -> tuple[ComponentClassifiers | None, FeatureNetwork | None, dict[str, str]]:  # what judges coherence; for the report, what is to be known
+    "The classifiers and the feature network; DataError for classifiers of other data."
+    if classifiers is None: return None, None, {}
+    if not isinstance(classifiers, ComponentClassifiers): classifiers = load_classifiers(classifiers, getattr(run, "device", "cpu"))
+    refuse_foreign(classifiers, designs, run.data.train)
+    mine = run.config.data.model_dump(mode="json") if hasattr(run, "config") else None
+    theirs = getattr(classifiers, "data", mine)
+    changed = [key for key in mine or {} if mine[key] != theirs.get(key)]
+    note = {"classifiers": f"they were trained on other data than the run ({', '.join(changed)} differ), perhaps on its held-out designs"} if changed else {}
+    return classifiers, feature_network(features), note
+
+
+
 # %% ../../nbs/evaluate/05_report.ipynb #fe784562
 def evaluate(
     run,                                 # a run, or the folder of one
@@ -373,6 +425,8 @@ def evaluate(
     samplers: Sequence[str] = ("aggregated", "prior"),  # the first is the one whose nearest training designs are looked up
     batch_size: int = 250,               # designs at a time
     mirror: str | None = None,           # the edge that is the axis of half-sections, for pictures
+    classifiers: ComponentClassifiers | str | Path | None = None,  # judges of coherence, or their folder
+    features="classifier",               # of the Fréchet distance: "classifier", "inception", a file of its weights, or a function of pictures
     write: bool = True,                  # into the run folder
     progress: bool = False,              # show a bar
 ) -> dict:                               # title, data, arguments, metrics, skipped, seconds, designs, files: what metrics.json holds
@@ -382,16 +436,18 @@ def evaluate(
 
         run = load_run(run)
     started, (designs, note) = time.monotonic(), held_out(run, data, n, seed)
+    judge, network, known = judges(run, designs, classifiers, features)
     samples, refused = draw_all(run, designs, samplers, seed, batch_size)
     baseline = mean_picture(run.data.train)
     setting = Setting(run, designs, baseline, samples, seed, completions, batch_size,
-                      known_ceiling(designs, baseline, completions), mirror)
+                      known_ceiling(designs, baseline, completions), mirror, judge, network)
     metrics, figures, skipped, seconds = run_sections(setting, progress)
     given = "held-out split of " + run.data.source if data is None else "designs given" if isinstance(data, Designs) else str(data)
     report = plain({
         "title": f"{Path(run.path).name}, step {run.step}, {len(designs)} designs: {given}", "run": str(run.path), "step": run.step, "data": given,
-        "arguments": {"n": n, "seed": seed, "completions": completions, "samplers": samplers, "batch_size": batch_size},
-        "metrics": metrics, "skipped": note | refused | skipped, "seconds": seconds | {"all": round(time.monotonic() - started, 2)},
+        "arguments": {"n": n, "seed": seed, "completions": completions, "samplers": samplers, "batch_size": batch_size,
+                      "classifiers": None if judge is None else str(getattr(judge, "path", "given")), "features": None if network is None else network.name},
+        "metrics": metrics, "skipped": note | known | refused | skipped, "seconds": seconds | {"all": round(time.monotonic() - started, 2)},
         "designs": designs.names})
     if not write: return report
     return {**report, "files": write_report(report, figures, RunFolder.open(run.path), report_name(run.path, data))}
