@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['aggregated_moments', 'kl_moments', 'fit_line', 'r_squared', 'linear_readout', 'prior_score', 'latent_scores',
-           'readout_scores', 'latents_figure']
+           'in_units_of', 'readout_scores', 'latents_figure']
 
 # %% ../../nbs/evaluate/01_latents.ipynb #d8df6bab
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..blocks.aggregated import active_units
 from ..blocks.gaussians import DiagonalNormal
+from ..blocks.joint_gaussians import JointNormal, correlation
 from ..core.seeds import generator as make_generator
 from .scores import Score, bootstrap, bootstrap_interval, mean_score, plot_figure, statistic_score
 
@@ -29,8 +30,12 @@ def aggregated_moments(
 def kl_moments(
     mean: Tensor,        # (D,)
     covariance: Tensor,  # (D, D), positive definite
+    prior: Tensor | None = None,  # (D, D) covariance of the prior, whose mean is 0; None: the identity
 ) -> Tensor:             # () nats
-    "KL(N(mean, covariance) ‖ N(0, I)): a lower bound of KL(aggregated posterior ‖ prior)."
+    "KL(N(mean, covariance) ‖ N(0, prior)): a lower bound of KL(aggregated posterior ‖ prior)."
+    if prior is not None:
+        whitened = torch.linalg.solve_triangular(torch.linalg.cholesky(prior), torch.cat([covariance, mean[:, None]], 1), upper=False)
+        mean, covariance = whitened[:, -1], torch.linalg.solve_triangular(torch.linalg.cholesky(prior), whitened[:, :-1].T, upper=False)
     return 0.5 * (covariance.trace() + mean @ mean - len(mean) - torch.linalg.slogdet(covariance).logabsdet)
 
 # %% ../../nbs/evaluate/01_latents.ipynb #85ede942
@@ -74,9 +79,10 @@ def prior_score(
     mean: Tensor,             # (N, D) posterior means
     logvar: Tensor,           # (N, D)
     random: torch.Generator,  # of the bootstrap
+    prior: Tensor | None = None,  # (D, D) covariance of the prior, float64; None: the identity
 ) -> Score:
     "KL of the codes of the data to the prior, by their first two moments, corrected for the number of codes."
-    distance = lambda means, logvars: kl_moments(*aggregated_moments(means, logvars))
+    distance = lambda means, logvars: kl_moments(*aggregated_moments(means, logvars), prior)
     value, drawn = distance(mean, logvar), bootstrap(distance, mean, logvar, generator=random)
     low, middle, high = (max(float(2 * value - found), 0.0) for found in (drawn.quantile(0.975), drawn.mean(), drawn.quantile(0.025)))
     return Score(middle, low, high, 0.0, "codes as the prior", len(mean), "lower", "nats")
@@ -85,6 +91,8 @@ def prior_score(
 def latent_scores(
     posterior: DiagonalNormal,  # of a held-out split, (N, D)
     seed: int = 0,              # of the bootstrap
+    prior: Tensor | None = None,  # (D, D) correlations of a prior that is no N(0, I); the posterior is then in its units
+    nats: Tensor | None = None,   # (N,) KL of each design, where it is more than the sum over dimensions
 ) -> dict:                      # scores and lists by plain names
     "Nats, active units and the distance of the aggregated posterior from the prior."
     random = make_generator(seed, "evaluate", "latents")
@@ -96,12 +104,21 @@ def latent_scores(
     spread = moments[1].diagonal().sqrt()
     correlation = moments[1] / spread[:, None] / spread[None] - torch.eye(len(spread), dtype=spread.dtype)
     return {
-        "kl": mean_score(per_dimension.sum(1), every, random, unit="nats", reference=1.0, reference_name="collapse"),
+        "kl": mean_score(per_dimension.sum(1) if nats is None else nats, every, random, unit="nats", reference=1.0, reference_name="collapse"),
         "active_units": statistic_score(count, mean, generator=random, reference=float(mean.shape[1]), reference_name="latent dimensions"),
-        "kl_to_prior": prior_score(mean, logvar, random),
+        "kl_to_prior": prior_score(mean, logvar, random, prior),
         "kl_per_dimension": per_dimension.mean(0), "active": active_units(mean), "mean_variance": mean.var(0),
         "aggregated_mean": moments[0], "aggregated_std": spread, "strongest_correlation": correlation.abs().max(),
     }
+
+# %% ../../nbs/evaluate/01_latents.ipynb #a7c10002
+def in_units_of(
+    posterior: DiagonalNormal,  # (N, D)
+    prior: JointNormal,         # of one row
+) -> tuple[DiagonalNormal, Tensor]:  # (N, D), and the prior's correlations (D, D) in float64
+    "Codes as a learned prior counts them."
+    mean, std = prior.mean.to(posterior.mean), (prior.logvar / 2).exp().to(posterior.mean)
+    return DiagonalNormal((posterior.mean - mean) / std, posterior.logvar - 2 * std.log()), correlation(prior.covariance.dense().double())[0].to(posterior.mean.device)
 
 # %% ../../nbs/evaluate/01_latents.ipynb #1116be5e
 def readout_scores(

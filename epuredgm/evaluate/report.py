@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..blocks.gaussians import DiagonalNormal
+from ..blocks.joint_gaussians import joint_kl
 from ..core.errors import DataError, EpureError
 from ..core.runs import RunFolder
 from ..core.seeds import generator as make_generator
@@ -31,7 +33,7 @@ from .drawings import (
     copying_figure, copying_scores, drawing_figure, drawing_scores, ink_thresholds, measure_drawings, nearest_designs)
 from .frechet import FeatureNetwork, feature_network
 from .geometry import fit_readout, geometry_figure, geometry_scores
-from .latents import latent_scores, latents_figure, readout_scores
+from .latents import in_units_of, latent_scores, latents_figure, readout_scores
 from .reconstruction import mean_picture, reconstruction_errors, reconstruction_figure, reconstruction_scores
 from .scores import plain
 from ..train.run import designs_of, encode_designs
@@ -143,6 +145,26 @@ def is_toy(
 
     return designs.attribute_names == tuple(parameter.name for parameter in PARAMETERS)
 
+# %% ../../nbs/evaluate/05_report.ipynb #b7c20001
+def has_own_prior(
+    run,     # a Run, or anything like one
+) -> bool:
+    "Whether the model's prior is a Gaussian that it learned."
+    return callable(getattr(getattr(run, "model", None), "prior", None))
+
+
+@torch.no_grad()
+def learned_prior_scores(
+    setting: Setting,
+    posterior: DiagonalNormal,  # of the designs, (N, D)
+) -> dict:                      # as of latent_scores
+    "What the codes carry beside a prior that was learned."
+    model, device, nats = setting.run.model, setting.run.device, []
+    for batch in setting.designs.batches(setting.batch_size):
+        nats.append(joint_kl(model.encode(batch.x.to(device), batch.available.to(device)), model.prior()).cpu())
+    read, correlations = in_units_of(posterior, model.prior())
+    return latent_scores(read, setting.seed, correlations, torch.cat(nats))
+
 # %% ../../nbs/evaluate/05_report.ipynb #c0b0b31a
 def reconstruction_section(
     setting: Setting,
@@ -160,7 +182,7 @@ def latents_section(
     run, designs = setting.run, setting.designs
     if not getattr(getattr(run, "model", None), "has_latents", True): raise NotMeasured("this family of models has no latents")
     posterior = encode_designs(run, designs, setting.batch_size)
-    scores = latent_scores(posterior, setting.seed)
+    scores = latent_scores(posterior, setting.seed) if not has_own_prior(run) else learned_prior_scores(setting, posterior)
     figures = {"latents": latents_figure(scores)}
     train = run.data.train.subset(slice(0, 5000))
     if designs.attributes is not None and designs.attribute_names == train.attribute_names:
