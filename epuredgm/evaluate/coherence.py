@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['all_alike', 'pairs_alike', 'alike_by_chance', 'joint_scores', 'observed_choices', 'mean_completion',
            'look_at_completions', 'micro_share', 'macro_share', 'share_scores', 'conditional_scores', 'follower_of',
-           'component_features', 'completions_seen', 'conditional_frechet', 'coherence_scores', 'coherence_figure']
+           'component_features', 'completions_seen', 'conditional_frechet', 'coherence_scores', 'coherence_figure',
+           'score_cell', 'markdown_table', 'coherence_table']
 
 # %% ../../nbs/evaluate/08_coherence.ipynb #4112e1e9
 from collections.abc import Callable, Sequence
@@ -51,12 +52,13 @@ def alike_by_chance(
 def joint_scores(
     named: Tensor,        # (n, C) classes of the components of samples
     real: Tensor,         # (m, C) of held-out designs that have all components
+    accuracy: float,      # of the classifiers on real pictures
     seed: int = 0,        # of the bootstrap
 ) -> dict[str, Score]:    # "all" and "pairs"
-    "Joint coherence beside that of real designs, and chance."
+    "Joint coherence beside that of real designs, the classifiers' accuracy and chance."
     random, chance = make_generator(seed, "evaluate", "joint coherence"), alike_by_chance(named)
     return {name: statistic_score(share, named, generator=random, reference=float(share(real)), better="higher",
-                                  reference_name=f"real designs; chance {chance[name]:.2g}")
+                                  reference_name=f"real designs; classifier {accuracy:.3f}, chance {chance[name]:.2g}")
             for name, share in (("all", all_alike), ("pairs", pairs_alike))}
 
 # %% ../../nbs/evaluate/08_coherence.ipynb #d6379a1c
@@ -235,7 +237,7 @@ def coherence_scores(
     features = component_features(pictures[whole], classifiers, network, everything)
     scores = {"classifiers": classifiers.accuracy, "joint": {}, "conditional": {}, "choices": {}, "frechet": {}}
     for sampler, drawn in samples.items():
-        if spec.n_components > 1: scores["joint"][sampler] = joint_scores(look_at(classifiers, drawn)["named"], real[whole], seed)
+        if spec.n_components > 1: scores["joint"][sampler] = joint_scores(look_at(classifiers, drawn)["named"], real[whole], classifiers.accuracy["overall"].value, seed)
         scores["frechet"][sampler] = frechet_scores(features, component_features(drawn, classifiers, network, everything), spec.components, network.name, seed)
     if spec.n_components > 1:
         seen = completions_seen(run, designs, classifiers, network, seed, batch_size, progress)
@@ -285,3 +287,42 @@ def coherence_figure(
     panels[0].set_ylabel(f"coherence, {average}")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2 if len(results) == 1 else 4, frameon=False, fontsize=8)
     return figure
+
+# %% ../../nbs/evaluate/08_coherence.ipynb #ba096ce4
+def score_cell(
+    score,     # a Score, or what metrics.json holds of one
+) -> str:      # such as "0.43 ± 0.02"
+    "A value with half of its 95 % interval."
+    value, low, high = ((score[name] if isinstance(score, dict) else getattr(score, name)) for name in ("value", "low", "high"))
+    if value is None: return "–"
+    return f"{value:.3g}" if low is None or high is None else f"{value:.3g} ± {(high - low) / 2:.2g}"
+
+
+def markdown_table(
+    rows: list[list[str]],  # the header first
+) -> str:
+    "Rows as a table of Markdown."
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+
+
+def coherence_table(
+    results: dict[str, dict],  # model → of coherence_scores, or from metrics.json, on the same designs
+    average: str = "macro",    # or "micro"
+) -> str:                      # two tables of Markdown and what they are read beside
+    "Coherence and Fréchet distance of several models."
+    first, seen = next(iter(results.values())), lambda score, name: score[name] if isinstance(score, dict) else getattr(score, name)
+    numbers, last = list(first["conditional"]), f"given {len(first['conditional'])}"
+    given = [["model", "by", *numbers, f"Fréchet {last}"]]
+    drawn = [["model", "sampler", "all alike", "pairs alike", "Fréchet"]]
+    for model, scores in results.items():
+        for way, name in (("mean", "the mean"), ("sample", "one draw")):
+            cells = [score_cell(scores["conditional"][number][way][average]) for number in numbers]
+            given.append([model, name, *cells, score_cell(scores["frechet"]["completions"][last][way])])
+        drawn += [[model, sampler, score_cell(joint["all"]), score_cell(joint["pairs"]), score_cell(scores["frechet"][sampler]["mean"])] for sampler, joint in scores["joint"].items()]
+    one, floor = first["conditional"][last]["mean"][average], first["frechet"]["completions"][last]["mean"]
+    said = (f"Conditional: {average}; classifiers' accuracy on real pictures {seen(one, 'reference'):.3f}, chance {seen(one, 'reference_name').split('chance ')[1]}. "
+            f"Fréchet: mean over components; {seen(floor, 'reference'):.3g} {seen(floor, 'reference_name')}. {seen(one, 'n')} designs.")
+    joint = next(iter(first["joint"].values()), None)
+    if joint: said += f" Joint: real designs {seen(joint['all'], 'reference'):.3g} (all), {seen(joint['pairs'], 'reference'):.3g} (pairs)."
+    return "\n\n".join([markdown_table(given), markdown_table(drawn), said])
