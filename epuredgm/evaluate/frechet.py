@@ -91,6 +91,7 @@ class FeatureNetwork:
     "A function of one component's pictures, with its name."
     name: str                  # as figures give it
     features: Callable | None  # (B, channels, H, W) in [0, 1] → (B, F); None: the classifiers' own
+    note: str = ""             # why it is another one than was named
 
 
 def inception_input(
@@ -120,7 +121,7 @@ def feature_network(
     if callable(asked): return FeatureNetwork(getattr(asked, "__name__", type(asked).__name__), asked)
     if asked == "classifier": return FeatureNetwork("features of the coherence classifier", None)
     try: return inception_network(None if asked == "inception" else asked)
-    except EpureError as missing: return FeatureNetwork(f"features of the coherence classifier, not Inception: {missing}", None)
+    except EpureError as missing: return FeatureNetwork("features of the coherence classifier, not of Inception", None, f"Inception was asked for and could not be used: {missing}")
 
 # %% ../../nbs/evaluate/07_frechet.ipynb #53d826d2
 @torch.no_grad()

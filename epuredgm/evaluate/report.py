@@ -433,7 +433,8 @@ def judges(
     theirs = getattr(classifiers, "data", mine)
     changed = [key for key in mine or {} if mine[key] != theirs.get(key)]
     note = {"classifiers": f"they were trained on other data than the run ({', '.join(changed)} differ), perhaps on its held-out designs"} if changed else {}
-    return classifiers, feature_network(features), note
+    network = feature_network(features)
+    return classifiers, network, note | ({"features": network.note} if network.note else {})
 
 
 
