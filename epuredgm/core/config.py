@@ -273,6 +273,7 @@ class TrainingConfig(Section):
     check_every: PositiveInt = 1                   # epochs between checkpoints
     checkpoint_minutes: PositiveFloat | None = None    # minutes between checkpoints within an epoch, None = none
     keep_checkpoints: PositiveInt = 2              # how many stay, beside the best
+    pretrained_dir: Annotated[str, Field(min_length=1)] | None = None  # where parts go that other runs can start from, None = nowhere
     log_every: PositiveInt = 20                    # steps between reading the metrics from the device
     max_steps: PositiveInt | None = None           # stop after so many steps, None = epochs decide
     max_minutes: PositiveFloat | None = None       # stop after so many minutes, None = epochs decide

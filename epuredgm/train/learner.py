@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['BUDGETS', 'REASONS', 'resolve_device', 'processor_flags', 'resolve_precision', 'Arithmetic', 'Processes', 'Order',
-           'Noise', 'rate_factor', 'Plateau', 'Selection', 'build_optimizer', 'gather_gradients', 'PhaseStep',
-           'WeightAverage', 'Reading', 'Pending', 'StopRequest', 'mean_terms', 'Position', 'EpochSoFar', 'Outcome',
-           'Standing', 'Updates', 'Telling', 'Validation', 'Pictures', 'Saving', 'Loading', 'Resuming', 'Learner',
-           'set_up', 'why_finished', 'why_stop', 'checkpoint_due', 'train_epoch', 'finish_epoch', 'begin',
-           'bar_seconds', 'fit']
+           'Span', 'count_out', 'span_at', 'Noise', 'rate_factor', 'Plateau', 'Selection', 'build_optimizer',
+           'gather_gradients', 'PhaseStep', 'WeightAverage', 'Reading', 'Pending', 'StopRequest', 'mean_terms',
+           'Position', 'EpochSoFar', 'Outcome', 'Standing', 'Updates', 'Telling', 'Validation', 'Pictures', 'Saving',
+           'Loading', 'Resuming', 'Learner', 'set_up', 'why_finished', 'why_stop', 'checkpoint_due', 'train_epoch',
+           'end_stage', 'finish_epoch', 'begin', 'bar_seconds', 'fit']
 
 # %% ../../nbs/train/02_learner.ipynb #3ddbe87e
 import contextlib
@@ -32,11 +32,11 @@ from tqdm.auto import tqdm
 from ..blocks.schedules import Progress
 from ..core.config import TrainingConfig
 from ..core.errors import ConfigError, DataError, RunError, TrainingError, listing
-from ..core.runs import RunFolder
+from ..core.runs import RunFolder, atomic_write
 from ..core.seeds import generator, key_seed
 from ..data.designs import Batch, Designs
 from .checkpoints import (
-    Checkpoint, list_checkpoints, load_latest, read_pointer, restore, save_checkpoint, tidy)
+    Checkpoint, encode_state, list_checkpoints, load_latest, read_pointer, restore, save_checkpoint, tidy)
 from .trackers import TRAIN_TRIPLETS, VALIDATION_TRIPLET, Trackers
 
 # %% ../../nbs/train/02_learner.ipynb #d4111a8f
@@ -174,6 +174,51 @@ class Order:
         "The groups of batches of an epoch."
         for start in range(first, self.batches, self.accumulation):
             yield range(start, min(start + self.accumulation, self.batches))
+
+# %% ../../nbs/train/02_learner.ipynb #42102e7b
+@dataclass(frozen=True)
+class Span:
+    "A stage of a run, counted out."
+    name: str
+    start: int         # epochs done when it begins
+    stop: int          # and when it ends
+    lr: float          # the highest of its schedule
+    order: Order       # of its designs
+    first_step: int    # batches done when it begins
+    first_update: int  # optimiser steps done when it begins
+    last: bool         # no other follows
+
+    @property
+    def steps(self) -> int:
+        "Batches of the stage."
+        return (self.stop - self.start) * self.order.batches
+
+
+def count_out(
+    stages: list,               # models.contract.Stage, in order
+    training: TrainingConfig,
+    designs: int,               # in the training split
+    rank: int = 0,              # of this process
+    world: int = 1,             # processes
+) -> list[Span]:
+    "The stages in epochs and steps; `ConfigError` where a run would end before its last one."
+    epochs, last, spans, step, update = training.epochs, stages[-1], [], 0, 0
+    if 0 < epochs <= last.start:
+        raise ConfigError(f"training.epochs: is {epochs}, and the last stage of this model, {last.name}, begins after {last.start}: "
+                          "raise it, or shorten the stages before")
+    for stage, stop in zip(stages, [min(each.start, epochs) for each in stages[1:]] + [epochs]):
+        order = Order(designs, stage.batch_size or training.batch_size, training.accumulation_steps, training.seed, rank, world)
+        spans.append(Span(stage.name, min(stage.start, epochs), stop, stage.lr or training.lr, order, step, update, stage is last))
+        step, update = step + spans[-1].steps, update + (stop - spans[-1].start) * len(list(order.groups()))
+    return spans
+
+
+def span_at(
+    spans: list[Span],  # of a run
+    epoch: int,         # epochs done
+) -> Span:
+    "The stage that an epoch belongs to."
+    return next(span for span in reversed(spans) if span.start <= epoch)
 
 # %% ../../nbs/train/02_learner.ipynb #49a15d38
 class Noise:
@@ -461,6 +506,11 @@ class Outcome:
 class Standing:
     "What follows from the position."
 
+    def enter_stage(self) -> None:
+        "Takes the stage that the position is in, and its order."
+        self.span = span_at(self.spans, self.position.epoch)
+        self.order = self.span.order
+
     def fetch(self, designs: Designs, indices: Tensor) -> Batch:
         "A batch on the device."
         batch = designs.batch(indices, device=self.device)
@@ -470,14 +520,14 @@ class Standing:
     def progress(self) -> Progress:
         "Where the schedules stand."
         at, groups = self.position, len(list(self.order.groups()))
-        step = at.epoch * groups + math.ceil(at.batch / self.order.accumulation)
+        step = self.span.first_update + (at.epoch - self.span.start) * groups + math.ceil(at.batch / self.order.accumulation)
         if at.batch == self.order.batches: return Progress(step, at.epoch + 1, 0.0, self.training.epochs)
         return Progress(step, at.epoch, at.batch / self.order.batches, self.training.epochs)
 
     def factor(self) -> float:
-        "Of the learning rate."
-        total = self.training.epochs * self.order.batches
-        return self.plateau.factor * rate_factor(self.position.step, self.training.scheduler, self.training.lr_warmup_steps, total)
+        "Of `training.lr`."
+        scheduled = rate_factor(self.position.step - self.span.first_step, self.training.scheduler, self.training.lr_warmup_steps, self.span.steps)
+        return self.plateau.factor * scheduled * (self.span.lr / self.training.lr)
 
 # %% ../../nbs/train/02_learner.ipynb #834c7ff9
 class Updates(Standing):
@@ -595,7 +645,7 @@ class Pictures:
         training = model.training
         model.eval()
         with torch.no_grad(), self.arithmetic.autocast():
-            reconstruction = model.decode(model.encode(batch.x, batch.available).mean, batch.cond)
+            reconstruction = model.reconstruct(batch.x, batch.available, batch.cond)
         model.train(training)
         return list(triplet_array(batch.x.float(), reconstruction.float(), model.spec))
 
@@ -669,10 +719,11 @@ class Loading(Saving):
         self.arithmetic.load_state_dict(state["arithmetic"])
         self.position, self.selection = Position(**state["position"]), Selection(**state["selection"])
         self.plateau, self.so_far, self.collapsed = Plateau(**state["plateau"]), EpochSoFar(**state["so_far"]), state["collapsed"]
+        self.enter_stage()
 
     def check_same_order(self, state: dict, path: Path) -> None:
         "`RunError` where a position in the middle of an epoch would point at other designs."
-        then, now = state["order"] | {"rank": 0}, asdict(self.order) | {"rank": 0}
+        then, now = state["order"] | {"rank": 0}, asdict(span_at(self.spans, state["position"]["epoch"]).order) | {"rank": 0}
         changed = [f"{name} {then[name]} before and {now[name]} now" for name in now if then[name] != now[name]]
         if changed and state["position"]["batch"]:
             raise RunError(f"{path} is in the middle of an epoch whose order has changed ({listing(changed)}): "
@@ -723,8 +774,7 @@ class Learner(Updates, Telling, Validation, Pictures, Resuming):
             raise DataError(f"there are {len(splits.train)} designs to train on and {len(splits.val)} to validate on: give some of each")
         splits = splits.to(self.device, int(self.training.memory_budget_gb * 1e9))
         self.train, self.valid = splits.train, splits.val
-        self.order = Order(len(self.train), self.training.batch_size, self.training.accumulation_steps, self.training.seed,
-                           self.processes.rank, self.processes.world)
+        self.spans = count_out(model.stages(), self.training, len(self.train), self.processes.rank, self.processes.world)
         set_up(self, model.to(self.device))
 
     def fit(self, resume: bool = False) -> Outcome:  # resume: from the latest checkpoint of the run
@@ -749,6 +799,7 @@ def set_up(
     learner.position, learner.so_far = Position(), EpochSoFar()
     learner.selection, learner.plateau, learner.collapsed, learner.shown = Selection(), Plateau(), False, {}
     learner.saved = learner.epoch_started = learner.started = time.monotonic()
+    learner.enter_stage()
 
 # %% ../../nbs/train/02_learner.ipynb #a94bdde5
 BUDGETS = ("max_steps", "max_minutes")
@@ -798,6 +849,23 @@ def train_epoch(learner: Learner) -> str | None:  # the reason of a stop
         if reason: return reason
     return None
 
+# %% ../../nbs/train/02_learner.ipynb #5b1e77a1
+def end_stage(learner: Learner) -> None:
+    "What a stage leaves to the next one: the average of its weights, where there is one; other trainings get what they can start from."
+    if learner.average:
+        learner.model.load_state_dict(learner.average.module.state_dict())
+        learner.average.count = 0  # so that what the next stage leaves alone is the same in the average
+    learner.plateau = Plateau()
+    folder = learner.training.pretrained_dir
+    if folder is not None and learner.processes.main:
+        folder = Path(folder).expanduser()
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in learner.model.give_pretrained().items(): atomic_write(folder / name, encode_state(content))
+    done = learner.span.name
+    learner.enter_stage()
+    learner.say(f"the stage {done} is done after {learner.position.epoch} epochs, {learner.span.name} follows: "
+                f"{learner.order.batches} batches an epoch, learning rate {learner.span.lr:g}")
+
 # %% ../../nbs/train/02_learner.ipynb #a20f4ee0
 def finish_epoch(learner: Learner) -> str | None:  # the reason of a stop
     "Validation, and what follows from it."
@@ -811,7 +879,7 @@ def finish_epoch(learner: Learner) -> str | None:  # the reason of a stop
     rate = learner.training.lr * learner.factor()
     step, epoch = learner.position.step, learner.position.epoch + 1
     learner.position = Position(step, epoch, 0)
-    best = learner.selection.see(terms["objective"], step, epoch)
+    best = learner.span.last and learner.selection.see(terms["objective"], step, epoch)
     if learner.training.scheduler == "plateau": learner.plateau.see(terms["objective"], learner.training.patience, learner.training.factor)
     record = {"epoch": epoch, "time_per_epoch": learner.so_far.seconds, "lr": rate} | {f"val/{name}": value for name, value in terms.items()}
     learner.trackers.log(record, step, epoch)
@@ -820,6 +888,7 @@ def finish_epoch(learner: Learner) -> str | None:  # the reason of a stop
     learner.watch_collapse(terms)
     learner.so_far, learner.epoch_started = EpochSoFar(), time.monotonic()
     reason = why_finished(learner) or why_stop(learner)
+    if epoch == learner.span.stop and not learner.span.last: end_stage(learner)
     if best or reason or epoch % learner.training.check_every == 0: learner.checkpoint(best)
     return reason
 
@@ -856,7 +925,7 @@ def fit(
 ) -> Outcome:
     "The whole training. The bar, the signals and torch's random numbers are as before when it ends."
     begin(learner, resume)
-    total, reason = learner.training.epochs * learner.order.batches, why_finished(learner) or why_stop(learner)
+    total, reason = learner.spans[-1].first_step + learner.spans[-1].steps, why_finished(learner) or why_stop(learner)
     with learner.noise.kept(), StopRequest() as learner.stop, \
          tqdm(total=total, initial=learner.position.step, unit="batch", dynamic_ncols=True, mininterval=bar_seconds(), disable=not learner.show) as learner.bar:
         try:
@@ -867,6 +936,8 @@ def fit(
     learner.model.eval()
     if learner.stop.signal: reason = learner.stop.signal.name  # even one that came when all was done
     outcome = Outcome(reason, learner.position.step, learner.position.epoch, learner.selection, learner.collapsed, time.monotonic() - learner.started)
+    if learner.position.epoch < learner.spans[-1].start:
+        learner.say(f"stopped before its last stage, {learner.spans[-1].name}: what is drawn from it means nothing until that is trained, so resume it", always=True)
     if reason not in ("SIGINT", "SIGTERM"):
         learner.say(str(outcome))
         return outcome

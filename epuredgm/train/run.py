@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['build_model', 'encode_designs', 'TrainedModel', 'Run', 'sample_run', 'load_run', 'check_layout', 'designs_of',
-           'train']
+           'read_pretrained', 'train']
 
 # %% ../../nbs/train/03_run.ipynb #084a9abb
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ from ..blocks.aggregated import AggregatedPosterior
 from ..blocks.conditions import check_conditions
 from ..blocks.gaussians import DiagonalNormal
 from ..core.config import Config, load_config
-from ..core.errors import DataError, EpureError, listing
+from ..core.errors import DataError, EpureError, RunError, listing
 from ..core.registry import models
 from ..core.runs import RunFolder
 from ..core.seeds import key_seed
 from ..core.spec import DesignSpec
 from ..data.designs import Designs, Splits, build_data, in_units, standardised
 from ..models.contract import GenerativeModel, check_count
-from .checkpoints import load_chosen, restore
+from .checkpoints import decode_state, list_checkpoints, load_chosen, restore
 from .learner import Learner, Outcome, resolve_device
 from .trackers import make_trackers
 
@@ -193,6 +193,22 @@ def designs_of(
     return load_all(section, run.statistics or None, conditions=conditions and bool(run.spec.conditions), progress=False)
 
 # %% ../../nbs/train/03_run.ipynb #9976eb18
+def read_pretrained(
+    model: GenerativeModel,  # untrained
+) -> dict[str, dict]:  # path → content
+    "The files that a model starts from, without running anything in them; raises RunError for one that can't be read."
+    contents = {}
+    for path in model.pretrained_paths():
+        try: contents[path] = decode_state(Path(path).expanduser().read_bytes())
+        except OSError as error:
+            raise RunError(f"{path}: {(error.strerror or str(error)).lower()}, and the configuration names it as trained already: "
+                           "train it first, or leave it out of the configuration") from error
+        except RunError as error:
+            raise RunError(f"{path} is damaged, or holds something other than tensors and plain values, which may be code, and was refused: "
+                           "give a file that a training wrote into its pretrained_dir") from error
+    return contents
+
+
 def train(
     config: Config,
     resume: bool = False,  # go on with the run in config.run_dir
@@ -204,6 +220,8 @@ def train(
         raise EpureError("the configuration has no run_dir; name the folder that the run is written to")
     splits = build_data(config.data)
     model = build_model(config, splits.spec)
+    begun = resume and list_checkpoints(Path(config.run_dir).expanduser() / "checkpoints")
+    if not begun: model.take_pretrained(read_pretrained(model))
     with RunFolder.create(config.run_dir, config, resume=resume, overwrite=overwrite) as folder:
         folder.write_json("design.json", {"spec": splits.spec.to_dict(), "statistics": splits.statistics})
         outcome = Learner(model, splits, config, folder, make_trackers(config, folder), progress=progress).fit(resume=resume)
