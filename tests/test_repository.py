@@ -125,7 +125,8 @@ CONFIGURATIONS = sorted(path.name for path in (ROOT / "configs").iterdir() if pa
 
 
 def test_the_specified_configurations_ship():
-    assert {"vae_epure_full.yaml", "vae_toy_test.yaml", "demo.yaml"} <= set(CONFIGURATIONS)
+    families = ("vae", "gmrf_mvae", "meta_vae")
+    assert {"demo.yaml", *(f"{family}_{kind}.yaml" for family in families for kind in ("epure_full", "toy_test"))} <= set(CONFIGURATIONS)
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)

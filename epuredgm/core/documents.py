@@ -128,15 +128,33 @@ def close(
     for key in left if isinstance(left, dict) else ():
         draft.problem(f"{section}.{key}", f"there is no such key{near_miss(key, known)}, {there_are(known)}")
 
+# %% ../../nbs/core/04_documents.ipynb #7c1d20ab
+def two_stages(
+    draft: Draft,  # of a Meta-VAE
+) -> None:
+    "Moves `training.stage1` to the model and `training.stage2` to where a training of one stage has it."
+    first, second = ["epochs", "batch_size", "lr"], ["epochs", "batch_size", "lr", "scheduler", "patience", "factor", "max_mask_prob", "warmup_epochs"]
+    lengths = [draft.get(f"training.{stage}.epochs") for stage in ("stage1", "stage2")]
+    if not draft.get("model.marginal_vae_paths"):
+        if None in lengths: draft.problem("training", "should say stage1.epochs and stage2.epochs where no model.marginal_vae_paths are given, add them")
+        elif all(type(length) is int for length in lengths): draft.put("training.stage2.epochs", sum(lengths))
+    for key in first: move(draft, f"training.stage1.{key}", f"model.stage1_{key}")
+    for key in second:
+        words = {"ReduceLROnPlateau": "plateau", **{word: word for word in ("constant", "cosine", "linear")}} if key == "scheduler" else None
+        move(draft, f"training.stage2.{key}", f"training.{key}", words)
+    for stage, known in (("stage1", first), ("stage2", second)): close(draft, f"training.{stage}", known)
+
 # %% ../../nbs/core/04_documents.ipynb #dc7fc911
 def epure_vaes(
     draft: Draft,
 ) -> None:
-    "The configurations of `epure_vaes.md`, so far those of its β-VAE and its GMRF-MVAE."
+    "The configurations of `epure_vaes.md`: those of its β-VAE, its GMRF-MVAE and its Meta-VAE."
     if draft.get("model.type") != "vae" and not draft.has("paths"): return
     move(draft, "paths.output_dir", "run_dir")
     move(draft, "paths.samples_dir", "sampling.samples_dir")
-    close(draft, "paths", ["output_dir", "samples_dir"])
+    move(draft, "paths.pretrained_dir", "training.pretrained_dir")
+    close(draft, "paths", ["output_dir", "samples_dir", "pretrained_dir"])
+    if draft.get("model.type") == "meta_vae": two_stages(draft)
     if draft.get("model.type") == "vae": draft.put("model.type", "beta_vae")
     move(draft, "model.image_size", "data.image_size")
     move(draft, "training.warmup_epochs", "model.mask_warmup_epochs")
@@ -147,8 +165,8 @@ def epure_vaes(
     for section in ("inpainting", "cross_modal"):
         for key in keys: move(draft, f"sampling.{section}.{key}", f"sampling.{key}")
         close(draft, f"sampling.{section}", keys)
+    if draft.get("model.type") in ("gmrf_mvae", "meta_vae"): agree(draft, "model.channels", 1, "the grey component that a network sees")
     if draft.get("model.type") == "gmrf_mvae":
-        agree(draft, "model.channels", 1, "the grey component that a network sees")
         # Its hidden layers are those of the network that says the posterior's covariance.
         if draft.has("model.hidden_dim") and not draft.has("model.posterior"): draft.put("model.posterior", "network")
     for key, columns in (("model.cond_dim", "data.condition_columns"), ("model.channels", "data.component_dirs")):
