@@ -46,14 +46,20 @@ def listed_covariance(variance: torch.Tensor, numbers: torch.Tensor, epsilon: fl
     return torch.diag_embed(v) + M * (alpha @ alpha.mT)
 
 
-def listing(q: list[torch.Tensor], p: list[torch.Tensor]) -> torch.Tensor:
+def listed_draw(q: list[torch.Tensor], p: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     "The specification's step: assemble, `MultivariateNormal.rsample`, and the divergence by inverse and slogdet."
     (m, v, numbers), (mp, vp, prior_numbers) = q, p
     S, Sp = listed_covariance(v, numbers), listed_covariance(vp, prior_numbers)
     z = torch.distributions.MultivariateNormal(m, S).rsample()
     inverse, difference = torch.linalg.inv(Sp), (mp - m).unsqueeze(1)
     trace = (inverse @ S).diagonal(dim1=1, dim2=2).sum(1)
-    kl = 0.5 * (trace + (difference @ inverse @ difference.mT).flatten() - D + torch.linalg.slogdet(Sp)[1] - torch.linalg.slogdet(S)[1])
+    distance = (difference @ inverse @ difference.mT).flatten()
+    return z, 0.5 * (trace + distance - D + torch.linalg.slogdet(Sp)[1] - torch.linalg.slogdet(S)[1])
+
+
+def listing(q: list[torch.Tensor], p: list[torch.Tensor]) -> torch.Tensor:
+    "The loss that `ours` has."
+    z, kl = listed_draw(q, p)
     return z.square().sum() + kl.sum()
 
 

@@ -19,6 +19,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
 from dependence import joint_gaussians  # noqa: E402
+from fields import whole_step  # noqa: E402
 from learning import against_pythae, loss_curves, precision, step_overhead  # noqa: E402
 from opening import opening  # noqa: E402
 from timing import Result  # noqa: E402
@@ -53,7 +54,7 @@ def table(results: dict[str, list[Result]]) -> str:
 def main() -> int:
     "Measure, print, write; exit status 1 where a target is missed."
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = ["step", "pythae", "opening", "precision", "curves", "gaussians", "kills"]
+    names = ["step", "pythae", "opening", "precision", "curves", "gaussians", "fields", "kills"]
     parser.add_argument("--tiny", action="store_true", help="sizes that only show that the benchmarks run")
     parser.add_argument("--only", nargs="+", choices=names, default=names, help="which ones")
     parser.add_argument("--skip", nargs="+", choices=names, default=[], help="which ones not")
@@ -70,6 +71,7 @@ def main() -> int:
             "precision": lambda: precision(asked.tiny, folder / "precision"),
             "curves": lambda: loss_curves(asked.tiny, folder / "curves"),
             "gaussians": lambda: joint_gaussians(asked.tiny),
+            "fields": lambda: whole_step(asked.tiny),
             "kills": lambda: kills(asked.tiny),
         }
         for name, benchmark in benchmarks.items():
