@@ -102,10 +102,13 @@ def dense(
     norm: bool = True,  # whether layers are normalised
     end: bool = True,  # whether the last layer is normalised and activated too
 ) -> nn.Sequential:
-    "Linear layers, each with a layer norm and a ReLU."
+    "Linear layers, each with a layer norm and a ReLU; what goes in keeps its size (He et al. 2015)."
     layers = []
     for a, b in pairwise(widths):
-        layers += [nn.Linear(a, b), *([nn.LayerNorm(b)] if norm else []), nn.ReLU()]
+        linear = nn.Linear(a, b)
+        nn.init.kaiming_normal_(linear.weight, nonlinearity="relu")
+        nn.init.zeros_(linear.bias)
+        layers += [linear, *([nn.LayerNorm(b)] if norm else []), nn.ReLU()]
     return nn.Sequential(*(layers if end else layers[: -2 if norm else -1]))
 
 # %% ../../nbs/models/03_meta_vae.ipynb #d451cfae
