@@ -147,7 +147,7 @@ class GMRFMVAEConfig(ModelSection):
     n_layers: int = Field(2, ge=0)  # its hidden layers after the first
     posterior: Literal["network", "field"] = "field"  # who says how latents depend on each other given a design
     covariance: Parametrisation = "lowrank"  # of posterior and prior
-    rank: int = Field(8, ge=1)  # common factors of lowrank
+    rank: int = Field(40, ge=1)  # common factors of lowrank
     epsilon: float = Field(0.9, gt=0, lt=1)  # of dominance
     diagonal_transf: Literal["softplus", "exp"] = "softplus"  # from free numbers to variances
     off_diag_scale: float = Field(0.1, gt=0)  # of the initial coefficients
