@@ -290,6 +290,18 @@ class LatentModel(GenerativeModel):
 class SubsetModel(LatentModel):
     "Training on designs that are shown in part: schedules drawn, then `terms`, the objective of a family."
 
+    def check_one_size(self) -> None:
+        "Raises ConfigError where pictures have no common size: the networks end in vectors."
+        height, width = self.spec.height, self.spec.width
+        if height is None or width is None:
+            raise ConfigError(f"{type(self).__name__} needs one picture size (got {height}×{width}); set data.image_size")
+
+    def take_likelihood(self) -> None:
+        "The likelihood of the configuration, and the weights of the planes."
+        self.likelihood = make_likelihood(self.config.likelihood, self.spec.planes)
+        weights = relative_weights(self.config.recon_weights, self.spec.n_components).repeat_interleave(self.spec.channels)
+        self.register_buffer("weights", weights[:, None, None], persistent=False)
+
     def terms(self, batch, observed, keep, beta, generator) -> dict[str, Tensor]:
         "The loss of a batch of which `observed` is shown, and its terms: scalars in nats."
         raise NotImplementedError(f"{type(self).__name__} must define terms(batch, observed, keep, beta, generator)")
@@ -322,16 +334,13 @@ class BetaVAE(SubsetModel):
         config: BetaVAEConfig = BetaVAEConfig(),
     ):
         super().__init__(spec)
-        if spec.height is None or spec.width is None:
-            raise ConfigError(f"a β-VAE needs one picture size (got {spec.height}×{spec.width}); set data.image_size")
+        self.check_one_size()
         self.config, self.latent_dim = config, config.latent_dim
         trunk = config.model_dump(include={"latent_dim", "nf", "nf_max", "stages", "stem"})
         self.encoder = Encoder(spec, **trunk, dropout_p=config.dropout_p, mask_input=config.mask_input,
                                cond_input=config.mask_objective == "matching")
         self.decoder = Decoder(spec, **trunk, cond_features=config.cond_features)
-        self.likelihood = make_likelihood(config.likelihood, spec.planes)
-        weights = relative_weights(config.recon_weights, spec.n_components).repeat_interleave(spec.channels)
-        self.register_buffer("weights", weights[:, None, None], persistent=False)
+        self.take_likelihood()
 
     def terms(self, batch, observed, keep, beta, generator) -> dict[str, Tensor]:
         "See `training_terms`."

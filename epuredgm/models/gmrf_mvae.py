@@ -15,11 +15,9 @@ from torch import Tensor, nn
 
 from ..blocks.dependence import OffDiagonalCov, Parametrisation, build_covariance, coefficient_count, positive_variance
 from ..blocks.joint_gaussians import JointNormal, conditional, extended, joint_kl, look, marginal, spread_over_blocks
-from ..blocks.likelihoods import make_likelihood, relative_weights
 from ..blocks.masks import mask_components
 from ..blocks.residual import TrunkDown
 from ..core.config import ModelSection
-from ..core.errors import ConfigError
 from ..core.registry import models
 from ..core.spec import DesignSpec
 from .beta_vae import Decoder, SubsetModel, grid_features, reconstruction_terms
@@ -239,8 +237,7 @@ class GMRFMVAE(SubsetModel):
         config: GMRFMVAEConfig = GMRFMVAEConfig(),
     ):
         super().__init__(spec)
-        if spec.height is None or spec.width is None:
-            raise ConfigError(f"a GMRF-MVAE needs one picture size (got {spec.height}×{spec.width}); set data.image_size")
+        self.check_one_size()
         C, d = spec.n_components, config.latent_dim
         self.config, self.latent_dim = config, C * d
         trunk = dict(stages=config.stages, stem=config.stem)
@@ -251,9 +248,7 @@ class GMRFMVAE(SubsetModel):
         if config.posterior == "network" and coefficients:
             self.dependence = OffDiagonalCov(C, d, coefficients, config.hidden_dim, config.n_layers, config.off_diag_scale)
         self.prior = FieldPrior(config.covariance, C, C * d, config.rank, config.epsilon, config.diagonal_transf, config.off_diag_scale)
-        self.likelihood = make_likelihood(config.likelihood, spec.planes)
-        weights = relative_weights(config.recon_weights, C).repeat_interleave(spec.channels)
-        self.register_buffer("weights", weights[:, None, None], persistent=False)
+        self.take_likelihood()
 
     def terms(self, batch, observed, keep, beta, generator) -> dict[str, Tensor]:
         "See `field_terms`."

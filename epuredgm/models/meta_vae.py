@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from ..blocks.conditions import ConditionEmbedding
 from ..blocks.gaussians import DiagonalNormal, clamp_logvar
-from ..blocks.likelihoods import make_likelihood, relative_weights, sum_energy
+from ..blocks.likelihoods import make_likelihood, sum_energy
 from ..blocks.masks import check_observed, mask_components
 from ..blocks.residual import SLOPE, pyramid_sizes
 from ..core.config import ModelSection
@@ -377,8 +377,7 @@ class MetaVAE(SharedMarginals):
         config: MetaVAEConfig = MetaVAEConfig(),
     ):
         super().__init__(spec)
-        if spec.height is None or spec.width is None:
-            raise ConfigError(f"a Meta-VAE needs one picture size (got {spec.height}×{spec.width}); set data.image_size")
+        self.check_one_size()
         check_count_of_files(config.marginal_vae_paths, spec)
         self.config, self.latent_dim = config, config.latent_dim_meta
         trunk = config.model_dump(include={"nf", "nf_max", "stages", "stem", "likelihood"})
@@ -387,9 +386,7 @@ class MetaVAE(SharedMarginals):
         self.encoder = MetaEncoder(spec, self.latent_dim, config.backbone, config.heads, config.combine, config.mask_input,
                                    cond_input=config.mask_objective == "matching")
         self.meta_decoder = MetaDecoder(spec, self.latent_dim, config.component_latent_dim, config.enter, config.branches, config.cond_features)
-        self.likelihood = make_likelihood(config.likelihood, spec.planes)
-        weights = relative_weights(config.recon_weights, spec.n_components).repeat_interleave(spec.channels)
-        self.register_buffer("weights", weights[:, None, None], persistent=False)
+        self.take_likelihood()
         self.register_buffer("stage", torch.tensor(int(not self.first_stage)))  # 0 while the marginal VAEs are trained
         self.marginals.requires_grad_(bool(self.first_stage))
 
