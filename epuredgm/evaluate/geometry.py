@@ -208,7 +208,7 @@ def completion_agreement(
         if sides[shown]["real"][0].shape[1]: by_choice[" + ".join(COMPONENTS[c] for c in shown)] = both_ways([shown])
     return by_number, by_choice
 
-
+# %% ../../nbs/evaluate/09_geometry.ipynb #e2000001
 def geometry_scores(
     run,                      # see `look_at_completions`
     readout: GeometryReadout, # of fit_readout

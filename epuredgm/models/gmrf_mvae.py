@@ -39,8 +39,7 @@ class ComponentEncoders(nn.Module):
     ):
         super().__init__()
         self.spec, self.shared = spec, shared
-        planes = spec.channels + 1 + (spec.n_components if shared else 0)
-        features = grid_features(spec, nf, nf_max, stages, stem)
+        planes, features = spec.channels + 1 + (spec.n_components if shared else 0), grid_features(spec, nf, nf_max, stages, stem)
         networks = 1 if shared else spec.n_components
         self.trunks = nn.ModuleList(TrunkDown(planes, nf, nf_max, stages, stem) for _ in range(networks))
         self.heads = nn.ModuleList(nn.Linear(features, 3 * latent_dim) for _ in range(networks))
@@ -53,8 +52,7 @@ class ComponentEncoders(nn.Module):
         observed: Tensor,  # (B, C) or (B, C, H, W) bool
     ) -> tuple[Tensor, Tensor, Tensor]:  # mean, raw variance and embedding, (B, C, d) each, in float32
         "Every component by itself."
-        C = self.spec.n_components
-        seen = self.spec.split(mask_components(x, observed, self.spec))  # (B, C, channels, H, W)
+        C, seen = self.spec.n_components, self.spec.split(mask_components(x, observed, self.spec))  # (B, C, channels, H, W)
         visible = (observed if observed.dim() == 4 else observed[:, :, None, None].expand(-1, -1, *x.shape[-2:]))[:, :, None]
         parts = [seen, visible.to(x.dtype)]
         if self.shared:

@@ -58,7 +58,7 @@ def random_conditions(
     "Conditions in [0, 1]."
     return torch.rand(n, spec.n_conditions, generator=random) if spec.conditions else None
 
-
+# %% ../../nbs/train/04_check_model.ipynb #e1000001
 def promise(
     kept: bool,  # whether it is
     what: str,  # the promise, in words
@@ -126,7 +126,7 @@ def check_sampling(model: GenerativeModel) -> None:
         promise(torch.equal(drawn, model.sample(4, cond, generator=generator(4))), "samples repeat under a generator")
     promise(len(model.sample(0)) == 0 and len(model.sample(1)) == 1, "none and one may be sampled")
 
-
+# %% ../../nbs/train/04_check_model.ipynb #e1000004
 def checked_subsets(
     n: int,  # components
 ) -> Tensor:  # (number of subsets, n) bool
@@ -136,7 +136,7 @@ def checked_subsets(
     each = torch.eye(n, dtype=torch.bool)
     return torch.cat([each, ~each, each[:1] & False, each[:1] | True])
 
-
+# %% ../../nbs/train/04_check_model.ipynb #e1000006
 def check_completing(model: GenerativeModel, batch: Batch) -> None:
     "Completions: every subset and a region, observed pixels untouched, repeatable, rows independent."
     spec, x, cond, B = model.spec, batch.x, batch.cond, len(batch.x)
