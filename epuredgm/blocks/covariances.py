@@ -125,8 +125,9 @@ class LowRankCovariance(Covariance):
         self,
         variance: Tensor,  # s² (B, D), positive; of the own noise
         loadings: Tensor,  # N (B, r, D), in units of s
+        logdet: Tensor | None = None,  # log|Σ| (B,), where it is known already
     ):
-        self.variance, self.loadings, self.std = variance, loadings, variance.sqrt()
+        self.variance, self.loadings, self.std, self.known_logdet = variance, loadings, variance.sqrt(), logdet
 
     def parts(self) -> tuple[Tensor, Tensor]:  # s² (B, D), and (B, r, D)
         "Variances of the own noise, and the loadings in the units of z."
@@ -145,7 +146,7 @@ class LowRankCovariance(Covariance):
 
     def logdet(self) -> Tensor:  # (B,)
         "log|Σ|, by the matrix determinant lemma."
-        return self.variance.log().sum(1) + self.inner[1]
+        return self.variance.log().sum(1) + self.inner[1] if self.known_logdet is None else self.known_logdet
 
     def colour(self, noise: Tensor) -> Tensor:  # (B, n, D + r) standard normal → (B, n, D)
         "Noise with this covariance."
@@ -154,7 +155,7 @@ class LowRankCovariance(Covariance):
 
     def detached(self) -> "LowRankCovariance":
         "The same, as a constant."
-        return LowRankCovariance(self.variance.detach(), self.loadings.detach())
+        return LowRankCovariance(self.variance.detach(), self.loadings.detach(), None if self.known_logdet is None else self.known_logdet.detach())
 
     def noise_size(self) -> int:  # D + r
         "Standard normal numbers in a draw."

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['JointNormal', 'spread_over_blocks', 'marginal', 'check_blocks', 'joint_kl', 'condition_covariance', 'conditional',
-           'extended', 'look_covariance', 'look', 'canonical_correlations', 'mutual_information', 'correlation',
-           'partial_correlation', 'from_moments']
+           'extended', 'inner_of_looks', 'look', 'look_evidence', 'kl_after_looks', 'canonical_correlations',
+           'mutual_information', 'correlation', 'partial_correlation', 'from_moments']
 
 # %% ../../nbs/blocks/08_joint_gaussians.ipynb #f3aca40d
 from dataclasses import dataclass
@@ -107,8 +107,7 @@ def joint_kl(
     directions = torch.cat([rows.expand(len(difference), -1, -1), difference[:, None]], 1)  # (B, E + 1, D)
     # one prior for all rows is one matrix product
     whitened = directions.flatten(0, 1) @ whitener.squeeze(0).mT if len(whitener) == 1 else directions @ whitener.mT
-    stretched = whitened.view(len(directions), 1, -1)
-    stretched = (stretched @ stretched.mT).flatten()
+    stretched = whitened.view(len(directions), -1).square().sum(1)
     if variance is not None:
         stretched = stretched + (variance * whitener.square().sum(1)).sum(1)
     return 0.5 * (stretched - q.mean.shape[1] + reference.logdet() - q.covariance.logdet())
@@ -179,42 +178,71 @@ def extended(
 
 # %% ../../nbs/blocks/08_joint_gaussians.ipynb #83931a29
 @singledispatch
-def look_covariance(
+def inner_of_looks(
     covariance: Covariance,  # of B rows or 1
     precision: Tensor,  # τ (B, D), at least 0
-) -> Covariance:  # of B rows
-    "The covariance that is left after noisy looks at the coordinates."
+) -> tuple[Tensor | None, Tensor, TriangularCovariance, Tensor]:  # w (B, D) or None for zeros, R (B or 1, E, D), A (B, E, E), and log|I + Σ diag τ| (B,)
+    "What the formulas of noisy looks have in common: see the table above."
     raise NotImplementedError(f"no looks at a {type(covariance).__name__}")
 
 
-@look_covariance.register
+@inner_of_looks.register
 def _(covariance: TriangularCovariance, precision):
     factor = covariance.factor
     identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
     inner = factor_covariance(identity + (factor.mT * precision[:, None]) @ factor)
-    rows = inner.whitener() @ factor.mT
-    return factor_covariance(rows.mT @ rows)
+    return None, factor.mT, inner, inner.logdet()
 
 
-@look_covariance.register
+@inner_of_looks.register
 def _(covariance: LowRankCovariance, precision):
-    left = 1 / (1 + covariance.variance * precision)  # 1 − g, without the difference
-    weighted = covariance.loadings * (covariance.variance * precision * left)[:, None]
+    narrowing = 1 + covariance.variance * precision
+    left = 1 / narrowing  # 1 − g, without the difference
+    loadings, weighted = covariance.loadings, covariance.loadings * (covariance.variance * precision * left)[:, None]
     identity = torch.eye(weighted.shape[1], dtype=weighted.dtype, device=weighted.device)
-    inner = factor_covariance(identity + weighted @ covariance.loadings.mT)
-    return LowRankCovariance(covariance.variance * left, inner.whitener() @ covariance.loadings * left.sqrt()[:, None])
+    # one prior for all rows is one matrix product
+    products = (weighted.flatten(0, 1) @ loadings[0].mT).view(len(weighted), *identity.shape) if len(loadings) == 1 else weighted @ loadings.mT
+    inner = factor_covariance(identity + products)
+    return covariance.variance * left, loadings * (covariance.std * left)[:, None], inner, inner.logdet() + narrowing.log().sum(1)
 
-
+# %% ../../nbs/blocks/08_joint_gaussians.ipynb #63b63b65
 def look(
     joint: JointNormal,  # of B rows or 1, on all blocks
     pull: Tensor,  # h (B, D), precision times how far from the mean it was seen; 0 where nothing was seen
     precision: Tensor,  # τ (B, D), at least 0; 0 where nothing was seen
 ) -> JointNormal:  # (B, D), on all blocks
     "What is known of z after noisy looks at its coordinates."
-    covariance = look_covariance(joint.covariance, precision)
-    variance, rows = covariance.parts()
+    own, directions, inner, narrowing = inner_of_looks(joint.covariance, precision)
+    rows = inner.whitener() @ directions
     moved = (rows.mT @ (rows @ pull.unsqueeze(-1))).squeeze(-1)
-    return JointNormal(joint.mean + moved + (0 if variance is None else variance * pull), covariance, joint.blocks)
+    if own is None:
+        return JointNormal(joint.mean + moved, factor_covariance(rows.mT @ rows), joint.blocks)
+    left = LowRankCovariance(own, rows * own.rsqrt()[:, None], joint.covariance.logdet() - narrowing)
+    return JointNormal(joint.mean + moved + own * pull, left, joint.blocks)
+
+# %% ../../nbs/blocks/08_joint_gaussians.ipynb #1bee8972
+def look_evidence(
+    covariance: Covariance,  # of B rows or 1; where the looks are taken
+    pull: Tensor,  # h (B, D)
+    precision: Tensor,  # τ (B, D), at least 0
+) -> Tensor:  # (B,), in nats
+    "log ∫ p(z) exp ℓ(z) dz, how likely the looks are, up to what they say of themselves."
+    own, directions, inner, narrowing = inner_of_looks(covariance, precision)
+    pulled = torch.linalg.solve_triangular(inner.factor, directions @ pull.unsqueeze(-1), upper=False)
+    quadratic = pulled.square().sum((1, 2)) + (0 if own is None else (own * pull.square()).sum(1))
+    return 0.5 * (quadratic - narrowing)
+
+
+def kl_after_looks(
+    q: JointNormal,  # (B, D), on all blocks
+    p: JointNormal,  # of B rows or 1, on all blocks, before the looks
+    pull: Tensor,  # h (B, D), as for `look`
+    precision: Tensor,  # τ (B, D), as for `look`
+) -> Tensor:  # (B,), in nats
+    "KL(q ‖ look(p, h, τ)), without the covariance that the looks leave."
+    beyond = q.mean - p.mean
+    expected = (pull * beyond - 0.5 * precision * (beyond.square() + q.covariance.diagonal())).sum(1)
+    return joint_kl(q, p) - expected + look_evidence(p.covariance, pull, precision)
 
 # %% ../../nbs/blocks/08_joint_gaussians.ipynb #4438a931
 def canonical_correlations(
