@@ -208,7 +208,7 @@ def sample_command(
     source_comp: Annotated[str | None, typer.Option(help="What cross_modal starts from.", show_default=False)] = None,
     target_comp: Annotated[str | None, typer.Option(help="What cross_modal is after; all others are drawn with it.", show_default=False)] = None,
     output_dir: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where it goes; samples/MODE in the run otherwise.", show_default=False)] = None,
-    sampler: Annotated[Literal["prior", "aggregated"] | None, typer.Option(help="Latents from N(0, I) or from where designs lie.", show_default=False)] = None,
+    sampler: Annotated[Literal["prior", "aggregated", "mixture"] | None, typer.Option(help="Latents from the prior, from where designs lie, or from Gaussians fitted there.", show_default=False)] = None,
     seed: Annotated[int | None, typer.Option(help="Another one gives other designs.", show_default=False)] = None,  # of the random numbers
     batch_sz: Annotated[int | None, typer.Option(help="Designs at a time.", show_default=False)] = None,
     num_posterior_samples: Annotated[int | None, typer.Option(help="Completions of each design.", show_default=False)] = None,

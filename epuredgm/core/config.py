@@ -299,7 +299,7 @@ class SamplingConfig(Section):
     mode: Literal["unconditional", "conditional", "inpainting", "cross_modal"] = "unconditional"
     num_samples: PositiveInt = 100                 # designs
     batch_sz: PositiveInt = 16                     # designs a forward pass
-    sampler: Literal["prior", "aggregated"] = "aggregated"  # latents from N(0, I), or from the encoded training set
+    sampler: Literal["prior", "aggregated", "mixture"] = "aggregated"  # latents from the prior, from the encoded training set, or from Gaussians fitted to it
     num_posterior_samples: PositiveInt = 10        # completions of each design
     source_component: Component | None = None      # what cross_modal observes, here or when sampling
     target_component: Component | None = None      # what cross_modal generates, None = all others

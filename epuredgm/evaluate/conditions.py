@@ -20,7 +20,7 @@ from .scores import Score, plot_figure, statistic_score
 def draw_asked(
     run,                    # has sample(n, cond, sampler, generator)
     cond: Tensor | None,    # (n, K) as the model sees them, or None: nothing is asked
-    sampler: str,           # "prior" or "aggregated"
+    sampler: str,           # "prior", "aggregated" or "mixture"
     n: int | None = None,   # designs; needed where nothing is asked
     seed: int = 0,          # of the samples
     batch_size: int = 250,  # designs at a time

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..blocks.aggregated import AggregatedPosterior
+from ..blocks.mixture import LatentMixture
 from ..blocks.conditions import check_conditions
 from ..blocks.gaussians import DiagonalNormal
 from ..core.config import Config, load_config
@@ -88,6 +89,12 @@ class TrainedModel:
         cond = self.data.train.cond
         return AggregatedPosterior(self.latents, None if cond is None else cond.to(self.device))
 
+    @cached_property
+    def mixture(self) -> LatentMixture:
+        "Gaussians fitted to the means of those posteriors, to draw latents from; fitted when first asked for, with a bar."
+        cond = self.data.train.cond
+        return LatentMixture(self.latents.mean, None if cond is None else cond.to(self.device), seed=self.config.training.seed, progress=True)
+
 # %% ../../nbs/train/03_run.ipynb #d7bd2916
 class Run(TrainedModel):
     "A trained model to draw from, to complete with and to look into."
@@ -133,21 +140,22 @@ def sample_run(
     run: Run,
     n: int,  # designs
     cond=None,  # (n, K) or (K,) as the model sees them; None withholds conditions
-    sampler: str | None = None,  # "aggregated" or "prior"; None is the run's own default
+    sampler: str | None = None,  # "aggregated", "mixture" or "prior"; None is the run's own default
     generator: torch.Generator | None = None,  # on the device of the run; None is torch's default
 ) -> Tensor:  # (n, planes, H, W) in [0, 1]
-    "New designs by either sampler; raises EpureError for another one, or where the model has no latents."
+    "New designs by one of the samplers; raises EpureError for another one, or where the model has no latents."
     check_count(n)
     sampler = sampler or (run.config.sampling.sampler if run.model.has_latents else "prior")
-    if sampler not in ("aggregated", "prior"):
-        raise EpureError(f"sampler is {sampler!r}; expected 'aggregated' or 'prior'")
+    if sampler not in ("aggregated", "mixture", "prior"):
+        raise EpureError(f"sampler is {sampler!r}; expected 'aggregated', 'mixture' or 'prior'")
     if sampler == "prior":
         return run.model.sample(n, run._move(cond), generator=generator).cpu()
     if not run.model.has_latents:
         raise EpureError(f"{type(run.model).__name__} has no latents to collect; sample with sampler='prior'")
     cond = check_conditions(run._move(cond), n, run.spec, run.device)
     with torch.no_grad():
-        return run.model.decode(run.aggregated.sample(n, cond, generator), cond).cpu()
+        latents = run.aggregated if sampler == "aggregated" else run.mixture
+        return run.model.decode(latents.sample(n, cond, generator), cond).cpu()
 
 # %% ../../nbs/train/03_run.ipynb #a4248e3c
 def load_run(
