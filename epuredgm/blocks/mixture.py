@@ -116,3 +116,12 @@ class LatentMixture:
         z = self.centre.repeat(n, 1)
         z[:, self.active] = self.middle[:size] + self.scale[:size] * draw_mixture(logits, means, factors, generator)
         return z
+
+    def moments(self) -> tuple[Tensor, Tensor, Tensor]:  # weights (M,), means (M, D) and covariances (M, D, D)
+        "The mixture of latents without conditions, in their own units; dimensions that no design uses are all but constant."
+        size, where = int(self.active.sum()), self.active.nonzero().squeeze(1)
+        means = self.centre.repeat(len(self.weights), 1)
+        means[:, where] = self.middle[:size] + self.scale[:size] * self.means[:, :size]
+        covariances = LEAST_VARIANCE * torch.eye(len(self.centre)).to(means).repeat(len(means), 1, 1)
+        covariances[:, where[:, None], where] = self.covariances[:, :size, :size] * self.scale[:size, None] * self.scale[:size]
+        return self.weights, means, covariances

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['INITIAL_RAW_VARIANCE', 'POSTERIORS', 'ComponentEncoders', 'ComponentDecoders', 'FieldPrior', 'GMRFMVAEConfig',
            'network_belief', 'field_looks', 'field_belief', 'network_distance', 'field_distance', 'Posterior',
-           'field_terms', 'components_of', 'GMRFMVAE', 'build_gmrf_mvae']
+           'field_terms', 'components_of', 'GMRFMVAE', 'build_gmrf_mvae', 'MixtureOfFields']
 
 # %% ../../nbs/models/02_gmrf_mvae.ipynb #041acfd5
 from collections.abc import Callable
@@ -15,14 +15,18 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from ..blocks.covariances import factor_covariance
 from ..blocks.dependence import OffDiagonalCov, Parametrisation, build_covariance, coefficient_count, positive_variance
 from ..blocks.joint_gaussians import JointNormal, conditional, extended, joint_kl, kl_after_looks, look, marginal, spread_over_blocks
+from ..blocks.joint_mixtures import JointMixture, look_at_mixture
 from ..blocks.masks import mask_components
+from ..blocks.mixture import LatentMixture
 from ..blocks.residual import TrunkDown
 from ..core.config import ModelSection
+from ..core.errors import EpureError
 from ..core.registry import models
 from ..core.spec import DesignSpec
-from .beta_vae import Decoder, SubsetModel, grid_features, reconstruction_terms
+from .beta_vae import Decoder, LatentModel, SubsetModel, grid_features, reconstruction_terms
 from .contract import GenerativeModel
 
 # %% ../../nbs/models/02_gmrf_mvae.ipynb #030312e4
@@ -309,6 +313,10 @@ class GMRFMVAE(SubsetModel):
         "n draws from the field."
         return self.prior().sample(generator, n).squeeze(1)
 
+    def with_mixture(self, mixture) -> "MixtureOfFields":  # of LatentMixture
+        "See `MixtureOfFields`; raises EpureError for `posterior: network`."
+        return MixtureOfFields(self, mixture)
+
 # %% ../../nbs/models/02_gmrf_mvae.ipynb #0c0b1ba3
 @models.register("gmrf_mvae", config=GMRFMVAEConfig)
 def build_gmrf_mvae(
@@ -317,3 +325,31 @@ def build_gmrf_mvae(
 ) -> GMRFMVAE:
     "The GMRF-MVAE of a configuration."
     return GMRFMVAE(spec, section)
+
+# %% ../../nbs/models/02_gmrf_mvae.ipynb #1e573af7
+class MixtureOfFields(LatentModel):
+    "A trained GMRF-MVAE with a mixture of Gaussians in place of its field."
+
+    def __init__(
+        self,
+        model: GMRFMVAE,  # trained, with `posterior: field`
+        mixture: LatentMixture,  # fitted to its encoded training designs
+    ):
+        super().__init__(model.spec)
+        if model.config.posterior != "field":
+            raise EpureError("posterior: network believes what its network says, and a mixture can't take the place of its prior; train with posterior: field")
+        self.config, self.latent_dim, self.mixture = model.config, model.latent_dim, mixture
+        self.field, self.decoder, self.likelihood = model, model.decoder, model.likelihood
+        self.weights, means, covariances = mixture.moments()
+        self.kinds = [JointNormal(m[None], factor_covariance(S[None]), model.spec.n_components) for m, S in zip(means, covariances)]
+
+    def encoder(self, x, observed, cond=None) -> JointMixture:  # (B, D), on all components
+        "What the observed components say of the kind, and of all latents."
+        said = self.field.encoders(x, observed)
+        with torch.autocast(x.device.type, enabled=False):
+            prior = self.field.prior()
+            return look_at_mixture(self.weights, self.kinds, prior.mean, *field_looks(self.field, prior, said, components_of(observed)))
+
+    def draw_prior(self, n, generator=None) -> Tensor:  # (n, D)
+        "n draws from the mixture."
+        return self.mixture.sample(n, generator=generator)

@@ -7,6 +7,7 @@ __all__ = ['build_model', 'encode_designs', 'TrainedModel', 'Run', 'sample_run',
            'read_pretrained', 'train']
 
 # %% ../../nbs/train/03_run.ipynb #084a9abb
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,9 +16,9 @@ import torch
 from torch import Tensor
 
 from ..blocks.aggregated import AggregatedPosterior
-from ..blocks.mixture import LatentMixture
 from ..blocks.conditions import check_conditions
 from ..blocks.gaussians import DiagonalNormal
+from ..blocks.mixture import LatentMixture
 from ..core.config import Config, load_config
 from ..core.errors import DataError, EpureError, RunError, listing
 from ..core.registry import models
@@ -110,6 +111,12 @@ class Run(TrainedModel):
     def sample(self, n, cond=None, sampler=None, generator=None) -> Tensor:  # (n, planes, H, W)
         "New designs, each with its row of cond; see `sample_run`."
         return sample_run(self, n, cond, sampler, generator)
+
+    def with_mixture(self) -> "Run":
+        "The same run with `mixture` in place of the prior, in completions too; raises EpureError for families that complete without one."
+        other = copy(self)
+        other.model = self.model.with_mixture(self.mixture).eval()
+        return other
 
     def complete(self, x, observed, cond=None, n=1, generator=None) -> Tensor:  # (n, B, planes, H, W)
         "n draws of what is not observed given what is."
