@@ -22,6 +22,7 @@ from dependence import joint_gaussians  # noqa: E402
 from fields import whole_step  # noqa: E402
 from learning import against_pythae, loss_curves, precision, step_overhead  # noqa: E402
 from opening import opening  # noqa: E402
+from painting import painting  # noqa: E402
 from timing import Result  # noqa: E402
 
 from epuredgm.core.runs import environment  # noqa: E402
@@ -54,11 +55,12 @@ def table(results: dict[str, list[Result]]) -> str:
 def main() -> int:
     "Measure, print, write; exit status 1 where a target is missed."
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = ["step", "pythae", "opening", "precision", "curves", "gaussians", "fields", "kills"]
+    names = ["step", "pythae", "opening", "precision", "curves", "gaussians", "fields", "painting", "kills"]
     parser.add_argument("--tiny", action="store_true", help="sizes that only show that the benchmarks run")
     parser.add_argument("--only", nargs="+", choices=names, default=names, help="which ones")
     parser.add_argument("--skip", nargs="+", choices=names, default=[], help="which ones not")
     parser.add_argument("--data", type=Path, help="a real folder of designs, for `opening`")
+    parser.add_argument("--pages", type=Path, default=HERE.parent / "data" / "wireframes" / "compact", help="a folder of real layout trees, for `painting`; generated pages where there is none")
     parser.add_argument("--output", type=Path, default=HERE / "results.json", help="where the figures go")
     asked = parser.parse_args()
     results = {}
@@ -72,6 +74,7 @@ def main() -> int:
             "curves": lambda: loss_curves(asked.tiny, folder / "curves"),
             "gaussians": lambda: joint_gaussians(asked.tiny),
             "fields": lambda: whole_step(asked.tiny),
+            "painting": lambda: painting(asked.tiny, folder / "painting", asked.pages),
             "kills": lambda: kills(asked.tiny),
         }
         for name, benchmark in benchmarks.items():
