@@ -59,7 +59,7 @@ class Steps:
     "The learner's own steps, one after the other, with its readings and its epochs."
 
     def __init__(self, learner: Learner):
-        self.learner = learner
+        self.learner, self.epoch, self.arrangement = learner, None, []
 
     def __call__(self, n: int = 1):
         learner = self.learner
@@ -68,8 +68,9 @@ class Steps:
             if position.batch == learner.order.batches:
                 learner.position = type(position)(position.step, position.epoch + 1, 0)
                 position = learner.position
-            permutation = learner.order.permutation(position.epoch)
-            learner.update(permutation, range(position.batch, position.batch + 1))
+            if self.epoch != position.epoch:
+                self.epoch, self.arrangement = position.epoch, learner.order.arrange(position.epoch)
+            learner.update(self.arrangement, range(position.batch, position.batch + 1))
             if len(learner.pending.waiting) >= learner.training.log_every:
                 learner.read()
 

@@ -140,9 +140,15 @@ class Designs:
 
     @property
     def resident(self) -> bool: return isinstance(self.images, Tensor)  # held on `device`
-    def batch(self, indices, device=None) -> Batch: return take_batch(self, indices, device)
+    def batch(self, indices, device=None, epoch=None) -> Batch: return take_batch(self, indices, device)  # the same in every epoch
     def subset(self, indices) -> "Designs": return take_subset(self, indices)
     def to(self, device, budget_bytes=None) -> "Designs": return moved(self, device, budget_bytes)
+
+    buckets = ()  # all designs have one size
+
+    def index_batches(self, batch_size: int) -> list[Tensor]:
+        "The numbers of all designs, in batches that `batch` makes; designs of different sizes would come one size after the other."
+        return list(torch.arange(len(self)).split(batch_size))
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
         "All designs in order, `batch_size` at a time."

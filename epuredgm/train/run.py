@@ -50,11 +50,14 @@ def encode_designs(
     device: torch.device | str = "cpu",  # where it is computed
 ) -> DiagonalNormal:  # (N, D) on that device
     "Posteriors of a set of designs, given the components that each has."
-    parts = []
-    for start in range(0, len(designs), batch_size):
-        batch = designs.batch(slice(start, start + batch_size), device)
+    indices, parts = designs.index_batches(batch_size), []
+    for some in indices:
+        batch = designs.batch(some, device)
         parts.append(model.encode(batch.x, batch.available))
-    return DiagonalNormal(torch.cat([p.mean for p in parts]), torch.cat([p.logvar for p in parts]))
+    mean, logvar = torch.cat([p.mean for p in parts]), torch.cat([p.logvar for p in parts])
+    # Designs of different sizes come one size after the other: back into their own order.
+    place = torch.cat(indices).argsort().to(mean.device)
+    return DiagonalNormal(mean[place], logvar[place])
 
 # %% ../../nbs/train/03_run.ipynb #805b4f88
 @dataclass
