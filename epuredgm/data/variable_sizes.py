@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['THUMBNAIL', 'Augmentation', 'crop', 'projection', 'in_perspective', 'erase', 'salt_and_pepper', 'noisy_pair',
            'shrunk', 'thumbnail', 'Pages', 'pages_from', 'page_files', 'read_picture', 'open_pages', 'padded',
-           'in_batch', 'VariableSizeDataset', 'pair_of', 'batch_of', 'batches_by_size', 'bound_for',
+           'in_batch', 'VariableSizeDataset', 'choose', 'batches_by_size', 'bound_for', 'pair_of', 'batch_of',
            'near_duplicate_groups', 'held_out', 'multiple_of_32', 'WireframesConfig', 'read_labels', 'collected_pages',
            'build_wireframes']
 
@@ -19,7 +19,7 @@ import secrets
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -38,9 +38,9 @@ from ..core.seeds import generator
 from ..core.spec import DesignSpec
 from .cache import default_cache_dir
 from .decoding import PictureError, png_header
-from .designs import Batch, Designs, Splits, as_greys, positions
+from .designs import Batch, Splits, as_greys, positions
 from .layout_trees import paint_page
-from .pages import archetypes, make_pages
+from .pages import make_pages
 
 # %% ../../nbs/data/08_variable_sizes.ipynb #d39db335
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ def page_files(
 
 
 def read_picture(
-    path: Path,
+    path: Path,          # a PNG file
     scale: float = 1.0,  # 0 to 1
 ) -> np.ndarray:         # (h, w) uint8
     "A page's picture, or a `DataError` that names the file."
@@ -238,7 +238,7 @@ def described(
                     keep(number, found)
     return measures, small, problems
 
-
+# %% ../../nbs/data/08_variable_sizes.ipynb #0ba4ed47
 def described_on_disk(
     files: list[Path],
     scale: float,
@@ -272,7 +272,7 @@ def described_on_disk(
         if old.stem != place.name and old.suffix != ".tmp": old.unlink(missing_ok=True)
     return opened()
 
-# %% ../../nbs/data/08_variable_sizes.ipynb #0ba4ed47
+# %% ../../nbs/data/08_variable_sizes.ipynb #92dfc6c7
 def open_pages(
     files: Sequence[Path],       # PNG pictures
     folder: str | Path,          # that they lie in: names are relative to it, and a sub-folder is a label
@@ -307,7 +307,7 @@ def open_pages(
     labels = [name.rpartition("/")[0] for name in names]
     return Pages(names, sizes[good], read, found["thumbnails"][good], darkest[good].astype(np.uint8), labels if any(labels) else None)
 
-# %% ../../nbs/data/08_variable_sizes.ipynb #e5170f05
+# %% ../../nbs/data/08_variable_sizes.ipynb #e82eb085
 def padded(
     sizes: np.ndarray,  # (N, 2) heights and widths
     step: int = 32,     # pixels
@@ -330,7 +330,7 @@ def in_batch(
         x[row, 0, :height, :width], target[row, 0, :height, :width], valid[row, 0, :height, :width] = noisy, clean, True
     return x, target, valid
 
-# %% ../../nbs/data/08_variable_sizes.ipynb #b7a4160f
+# %% ../../nbs/data/08_variable_sizes.ipynb #ec7d4c23
 class VariableSizeDataset:
     "Pages of different sizes: a data set of pairs, and what the learner takes batches from."
 
@@ -355,16 +355,7 @@ class VariableSizeDataset:
         self.spec, self.epoch, self.device, self.cond, self.resident = DesignSpec(("page",)), 0, torch.device("cpu"), None, False
         self.label_names = tuple(sorted({label for label in self.pages.labels or () if label}))
         self.attribute_names = ("archetype",) if self.label_names else ()
-        self._choose(np.arange(len(self.pages)))
-
-    def _choose(self, rows: np.ndarray) -> None:  # of the pages
-        self.rows, self.names = rows, [self.pages.names[row] for row in rows]
-        self.sizes = np.minimum(self.pages.sizes[rows], [self.max_height, np.iinfo(np.int64).max])  # (N, 2) after cropping
-        self.padded = padded(self.sizes, self.size_step)
-        self.available = torch.ones(len(rows), 1, dtype=torch.bool, device=self.device)
-        numbers = {name: number for number, name in enumerate(self.label_names)}
-        labels = [[numbers.get(self.pages.labels[row], -1)] for row in rows] if numbers else None
-        self.attributes = None if labels is None else torch.tensor(labels, dtype=torch.float32, device=self.device).reshape(-1, 1)
+        choose(self, np.arange(len(self.pages)))
 
     def __len__(self) -> int: return len(self.rows)
 
@@ -385,15 +376,44 @@ class VariableSizeDataset:
         "All pages as they are, those of one size together."
         for indices in self.index_batches(batch_size): yield self.batch(indices.tolist())
 
-    def subset(self, indices) -> "VariableSizeDataset":
-        "Some of the pages."
-        part = copy.copy(self)
-        part._choose(self.rows[positions(indices, len(self))])
-        return part
-
+    def subset(self, indices) -> "VariableSizeDataset": return choose(copy.copy(self), self.rows[positions(indices, len(self))])
     def to(self, device, budget_bytes=None) -> "VariableSizeDataset": return bound_for(self, device)
 
-# %% ../../nbs/data/08_variable_sizes.ipynb #ec7d4c23
+# %% ../../nbs/data/08_variable_sizes.ipynb #d2dcb3bf
+def choose(
+    data: VariableSizeDataset,  # changed in place
+    rows: np.ndarray,           # of its pages
+) -> VariableSizeDataset:       # the same
+    "Makes a data set one of these pages."
+    data.rows, data.names = rows, [data.pages.names[row] for row in rows]
+    data.sizes = np.minimum(data.pages.sizes[rows], [data.max_height, np.iinfo(np.int64).max])  # (N, 2) after cropping
+    data.padded = padded(data.sizes, data.size_step)
+    data.available = torch.ones(len(rows), 1, dtype=torch.bool, device=data.device)
+    numbers = {name: number for number, name in enumerate(data.label_names)}
+    labels = [[numbers.get(data.pages.labels[row], -1)] for row in rows] if numbers else None
+    data.attributes = None if labels is None else torch.tensor(labels, dtype=torch.float32, device=data.device).reshape(-1, 1)
+    return data
+
+
+def batches_by_size(
+    sizes: np.ndarray,  # (N, 2)
+    batch_size: int,    # at most
+) -> list[Tensor]:      # numbers, each once
+    "Pages of one size together, sizes in ascending order, pages in their own."
+    groups = np.unique(sizes, axis=0, return_inverse=True)[1].reshape(-1)
+    return [part for group in range(groups.max(initial=-1) + 1) for part in torch.from_numpy(np.flatnonzero(groups == group)).split(batch_size)]
+
+
+def bound_for(
+    data: VariableSizeDataset,
+    device: str | torch.device,  # such as "cpu" or "cuda"
+) -> VariableSizeDataset:
+    "The same data with its batches on a device; pages go there batch by batch."
+    part = copy.copy(data)
+    part.device = torch.device(device)
+    return choose(part, data.rows)
+
+# %% ../../nbs/data/08_variable_sizes.ipynb #c380e0f6
 def pair_of(
     data: VariableSizeDataset,
     index: int,               # of a page
@@ -425,27 +445,7 @@ def batch_of(
     batch = Batch(x, None, data.available[rows], None if epoch is None else target, valid, attributes, [data.names[row] for row in rows] if named else None)
     return batch.to(data.device if device is None else device)
 
-
-def batches_by_size(
-    sizes: np.ndarray,  # (N, 2)
-    batch_size: int,    # at most
-) -> list[Tensor]:      # numbers, each once
-    "Pages of one size together, sizes in ascending order, pages in their own."
-    groups = np.unique(sizes, axis=0, return_inverse=True)[1].reshape(-1)
-    return [part for group in range(groups.max(initial=-1) + 1) for part in torch.from_numpy(np.flatnonzero(groups == group)).split(batch_size)]
-
-
-def bound_for(
-    data: VariableSizeDataset,
-    device: str | torch.device,  # such as "cpu" or "cuda"
-) -> VariableSizeDataset:
-    "The same data with its batches on a device; pages go there batch by batch."
-    part = copy.copy(data)
-    part.device = torch.device(device)
-    part._choose(data.rows)
-    return part
-
-# %% ../../nbs/data/08_variable_sizes.ipynb #42d1fae3
+# %% ../../nbs/data/08_variable_sizes.ipynb #a7064771
 def near_duplicate_groups(
     thumbnails: np.ndarray,  # (N, D) uint8
     threshold: float,        # largest root mean square difference within a pair, in units of full white; 0 only joins equals
@@ -480,7 +480,7 @@ def held_out(
     if not count and len(names) > 1: chosen[np.argmin(sizes)] = True
     return chosen[members]
 
-# %% ../../nbs/data/08_variable_sizes.ipynb #a7064771
+# %% ../../nbs/data/08_variable_sizes.ipynb #55a1c3d0
 def multiple_of_32(
     step: int,  # pixels
 ) -> int:
@@ -518,7 +518,7 @@ class WireframesConfig(DataSection):
     image_size: ClassVar[tuple[None, None]] = (None, None)
     conditions: ClassVar[tuple[str, ...]] = ()
 
-# %% ../../nbs/data/08_variable_sizes.ipynb #4f9640c5
+# %% ../../nbs/data/08_variable_sizes.ipynb #59fed179
 def read_labels(
     path: str | Path,  # CSV with a line of titles, then name and label
 ) -> dict[str, str]:
@@ -546,7 +546,7 @@ def collected_pages(
     if not any(labels): raise DataError(f"{config.labels}: none of its {len(table)} names is a page of {config.data_dir} (a page's name is such as {pages.names[0]})")
     return replace(pages, labels=labels), f"pages of {config.data_dir}, {sum(map(bool, labels))} with a label"
 
-
+# %% ../../nbs/data/08_variable_sizes.ipynb #511e5b96
 @datasets.register("wireframes", config=WireframesConfig)
 def build_wireframes(
     config: WireframesConfig,

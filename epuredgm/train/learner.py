@@ -169,15 +169,11 @@ class Order:
         batches = [batch for bucket in sorted(set(self.buckets)) for batch in permutation[buckets == bucket].to(device).split(whole)]
         return [batches[place] for place in torch.randperm(len(batches), generator=generator("order of batches", self.seed, epoch)).tolist()]
 
-    def mine(
-        self,
-        batch: Tensor,        # of the arrangement
-    ) -> tuple[Tensor, int]:  # indices of the designs; how many of them count
+    def mine(self, batch: Tensor) -> tuple[Tensor, int]:  # of the arrangement → indices of the designs; how many of them count
         "This process's piece of a batch. A last batch of too few designs lends one that doesn't count."
-        whole = batch
-        if self.world == 1: return whole, len(whole)
-        piece = whole.tensor_split(self.world)[self.rank]
-        return (piece, len(piece)) if len(piece) else (whole[:1], 0)
+        if self.world == 1: return batch, len(batch)
+        piece = batch.tensor_split(self.world)[self.rank]
+        return (piece, len(piece)) if len(piece) else (batch[:1], 0)
 
     def groups(self, first: int = 0) -> Iterator[range]:  # first batch, the beginning of a group
         "The groups of batches of an epoch."
