@@ -263,6 +263,7 @@ class TrainingConfig(Section):
     lr_warmup_steps: NonNegativeInt = 0            # steps, linear from 0
     patience: PositiveInt = 10                     # epochs without improvement before `plateau` lowers the rate
     factor: Fraction = 0.5                         # by which `plateau` lowers it
+    min_lr: NonNegativeFloat = 0.0                 # below which `plateau` doesn't lower it
     clip_grad_norm: PositiveFloat | None = 1.0     # largest norm of the gradient, None = as it is
     accumulation_steps: PositiveInt = 1            # forward passes a step of the optimiser
     ema_decay: Fraction | None = None              # of the average of the weights, None = no average

@@ -207,7 +207,7 @@ def take_lock(
     return file
 
 # %% ../../nbs/core/06_runs.ipynb #738a373c
-MAY_CHANGE = ("run_dir", "tracking.*", "sampling.*", "data.cache_dir", "data.verify", *(f"training.{name}" for name in (
+MAY_CHANGE = ("run_dir", "tracking.*", "sampling.*", "data.cache_dir", "data.cache_gb", "data.num_workers", "data.verify", *(f"training.{name}" for name in (
     "epochs", "max_steps", "max_minutes", "early_stopping", "check_every", "checkpoint_minutes", "keep_checkpoints", "pretrained_dir", "log_every",
     "device", "memory_budget_gb", "validation_batch_size")))
 

@@ -273,11 +273,12 @@ class Plateau:
         objective: float,  # of a validation; lower is better
         patience: int,     # epochs without improvement that are allowed
         shrink: float,     # what the factor is multiplied by then
+        lowest: float = 0.0,  # factor, which it doesn't fall below
     ) -> None:
         "Takes note of a validation."
         if self.best == math.inf or objective < self.best - 1e-4 * abs(self.best): self.best, self.waited = objective, 0
         else: self.waited += 1
-        if self.waited > patience: self.factor, self.waited = self.factor * shrink, 0
+        if self.waited > patience: self.factor, self.waited = min(self.factor, max(self.factor * shrink, lowest)), 0
 
 # %% ../../nbs/train/02_learner.ipynb #44cf0b9c
 @dataclass
@@ -889,7 +890,8 @@ def finish_epoch(learner: Learner) -> str | None:  # the reason of a stop
     step, epoch = learner.position.step, learner.position.epoch + 1
     learner.position = Position(step, epoch, 0)
     best = learner.span.last and learner.selection.see(terms["objective"], step, epoch)
-    if learner.training.scheduler == "plateau": learner.plateau.see(terms["objective"], learner.training.patience, learner.training.factor)
+    if learner.training.scheduler == "plateau": learner.plateau.see(
+        terms["objective"], learner.training.patience, learner.training.factor, learner.training.min_lr / learner.span.lr)
     record = {"epoch": epoch, "time_per_epoch": learner.so_far.seconds, "lr": rate} | {f"val/{name}": value for name, value in terms.items()}
     learner.trackers.log(record, step, epoch)
     learner.shown = {"val": terms["objective"]}
