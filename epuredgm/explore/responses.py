@@ -155,7 +155,7 @@ def responses_figure(
     from matplotlib.colors import Normalize
     axes = figure.add_axes(((left + columns*wide + 20)/width, 1 - (top + min(220, block))/height, 14/width, min(220, block)/height))
     bar = figure.colorbar(ScalarMappable(Normalize(-scale, scale), "RdBu_r"), cax=axes, extend="both")
-    bar.set_label("change, standard deviations\nof the designs", fontsize=8), bar.ax.tick_params(labelsize=8), bar.outline.set_visible(False)
+    bar.set_label("change since the start,\nstandard deviations of the designs", fontsize=8), bar.ax.tick_params(labelsize=8), bar.outline.set_visible(False)
     return figure
 
 
