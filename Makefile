@@ -9,7 +9,7 @@ JOBS := 2
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder --junitxml $(REPORT)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow bench docs-check export readme clean
+.PHONY: help demo test test-slow browser bench docs-check export readme clean
 
 help:  ## this list
 	@awk -F ':.*## *' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ test: $(INSTALLED)  ## everything that CI runs: notebooks, repository checks, pr
 test-slow: $(INSTALLED)  ## the same, with the cells and tests flagged slow
 	$(PYTEST) --flags slow tests
 
+browser: $(INSTALLED)  ## drive the explorers in JupyterLab, in a Chromium that is installed if need be; pictures in build/browser
+	@if .ci/chromium >/dev/null; then OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 tests/test_browser.py; fi
+
 bench: $(INSTALLED)  ## measure speed, write bench/results.json
 	$(BIN)/python bench/run.py $(BENCH)
 
@@ -31,6 +34,7 @@ docs-check: $(INSTALLED)  ## process the notebooks as the documentation does, wi
 
 export: $(INSTALLED)  ## notebooks to package: clean, export, README
 	$(BIN)/nbdev_clean
+	$(BIN)/python .ci/widgets.py
 	$(BIN)/nbdev_export
 	$(BIN)/python .ci/readme.py
 

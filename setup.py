@@ -8,7 +8,7 @@ here = Path(__file__).parent
 parser = ConfigParser(delimiters=["="], interpolation=None)
 parser.read(here / "settings.ini", encoding="utf-8")
 settings = parser["DEFAULT"]
-extras = {name: settings[f"{name}_requirements"].split() for name in ("dev", "wandb", "tensorboard")}
+extras = {name: settings[f"{name}_requirements"].split() for name in ("dev", "wandb", "tensorboard", "explore")}
 
 setup(
     name=settings["lib_name"],

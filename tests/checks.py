@@ -211,7 +211,10 @@ def _directives(source):
 
 def notebook_form(path, name):
     "Title and sentence first; export cells short enough to read; no failed output; a file that a browser opens."
-    cells, wrong = json.loads(path.read_text(encoding="utf-8"))["cells"], []
+    notebook, wrong = json.loads(path.read_text(encoding="utf-8")), []
+    cells = notebook["cells"]
+    if "widgets" in notebook.get("metadata", {}):
+        wrong.append(f"{name}: the state of widgets is saved; call make export")
     if not cells or cells[0]["cell_type"] != "markdown" or not re.match(r"# .+\n\s*\n?> .+", _source(cells[0])):
         wrong.append(f"{name}: the first cell is not `# Title` and `> one sentence`")
     for cell in (cell for cell in cells if cell["cell_type"] == "code"):
@@ -221,6 +224,8 @@ def notebook_form(path, name):
             wrong.append(f"{name}: an export cell of {len(lines)} lines, 40 are the limit: {lines[0]}")
         if any(output["output_type"] == "error" for output in cell["outputs"]):
             wrong.append(f"{name}: a committed output is an error: {lines[0] if lines else ''}")
+        if any({"application/vnd.jupyter.widget-view+json", "image/png"} <= set(output.get("data", {})) for output in cell["outputs"]):
+            wrong.append(f"{name}: a committed output is a widget beside its picture: {lines[0] if lines else ''}; call make export")
     size = path.stat().st_size
     if size > 500_000:
         wrong.append(f"{name}: {size / 1000:.0f} kB, 500 are the limit")

@@ -3,6 +3,7 @@ import json
 
 import checks
 import pytest
+from conftest import run_process
 
 
 @pytest.fixture
@@ -86,3 +87,14 @@ def test_form_of_notebooks(tmp_path):
     assert "41 lines" in notebook(tmp_path, title, long)[0]
     assert "is an error" in notebook(tmp_path, title, failed)[0]
     assert "kB" in notebook(tmp_path, title, large)[0]
+
+
+def test_widgets_are_not_saved(tmp_path):
+    title = {"cell_type": "markdown", "source": ["# Title\n", "\n", "> A sentence."]}
+    widget = {"cell_type": "code", "outputs": [{"output_type": "execute_result", "data": {"application/vnd.jupyter.widget-view+json": {"model_id": "0"}, "image/png": "a picture"}}], "source": ["Panel()"]}
+    path = tmp_path / "a.ipynb"
+    path.write_text(json.dumps({"cells": [title, widget], "metadata": {"widgets": {}}}))
+    assert [line.split(": ")[1] for line in checks.notebook_form(path, "a.ipynb")] == ["the state of widgets is saved; call make export", "a committed output is a widget beside its picture"]
+    result = run_process("python", ".ci/widgets.py", path)
+    assert result.returncode == 0 and checks.notebook_form(path, "a.ipynb") == []
+    assert json.loads(path.read_text())["cells"][1]["outputs"][0]["data"] == {"image/png": "a picture"}

@@ -120,15 +120,62 @@ def test_make_lists_its_commands():
     result = run_process("make", "--no-print-directory", "help")
     assert result.returncode == 0
     named = {line.split()[1] for line in result.stdout.splitlines() if line.startswith("make ")}
-    assert {"demo", "test", "test-slow", "bench", "docs-check", "clean", "readme"} <= named
+    assert {"demo", "test", "test-slow", "browser", "bench", "docs-check", "clean", "readme"} <= named
 
 
 def test_every_target_makes_the_environment_first():
-    for target in ("demo", "test", "test-slow", "bench", "docs-check", "readme"):
+    for target in ("demo", "test", "test-slow", "browser", "bench", "docs-check", "readme"):
         result = run_process("make", "--no-print-directory", "--dry-run", "--always-make", "VENV=elsewhere", target)
         assert result.returncode == 0, result.stderr
         assert result.stdout.splitlines()[0] == ".ci/environment elsewhere" and "elsewhere/bin/" in result.stdout.splitlines()[-1]
 
 
 def test_scripts_can_be_run():
-    assert all(os.access(ROOT / ".ci" / name, os.X_OK) for name in ("run", "environment"))
+    assert all(os.access(ROOT / ".ci" / name, os.X_OK) for name in ("run", "environment", "chromium"))
+
+
+# ---------------------------------------------------------------- the browser
+@pytest.fixture
+def machine(bare):
+    "A machine without Chromium: more of the usual tools, root, and no time lost in waiting."
+    for tool in ("mktemp", "timeout", "tail"):
+        (bare.programs / tool).symlink_to(shutil.which(tool))
+    script(bare.programs / "sleep", "")
+    script(bare.programs / "id", "echo 0\n")
+    return bare
+
+
+APT = 'echo "$*" >> "$LOG"\ncase "$*" in *install*) {installing};; esac\n'
+
+
+def test_a_chromium_that_is_there_is_named(machine):
+    found = script(machine.programs / "chromium", "")
+    assert machine(".ci/chromium").stdout == f"{found}\n"
+    elsewhere = script(machine.repository / "my-chromium", "")
+    assert machine(".ci/chromium", CHROMIUM=elsewhere).stdout == f"{elsewhere}\n"
+
+
+def test_chromium_is_installed_by_apt(machine, tmp_path):
+    making = f"echo > {machine.programs}/chromium; /bin/chmod +x {machine.programs}/chromium"
+    script(machine.programs / "apt-get", APT.format(installing=making))
+    result = machine(".ci/chromium", LOG=tmp_path / "log")
+    assert result.returncode == 0 and result.stdout == f"{machine.programs}/chromium\n", result.stderr
+    assert [line.split()[-1] for line in (tmp_path / "log").read_text().splitlines()] == ["update", "fonts-dejavu-core"]
+
+
+def test_apt_is_tried_twice_and_its_last_word_is_said(machine, tmp_path):
+    script(machine.programs / "apt-get", APT.format(installing="echo 'E: no route to host' >&2; exit 100"))
+    result = machine(".ci/chromium", LOG=tmp_path / "log")
+    assert result.returncode == 1 and result.stdout == "" and result.stderr.count("\n") == 1
+    assert "could not install it (E: no route to host), so JupyterLab is not driven in a browser" in result.stderr
+    assert (tmp_path / "log").read_text().count(" install ") == 2
+
+
+def test_without_apt_or_root_one_sentence_says_what_to_do(machine):
+    result = machine(".ci/chromium")
+    assert result.returncode == 1 and result.stderr.count("\n") == 1 and "there is no apt-get" in result.stderr
+    script(machine.programs / "apt-get", "")
+    script(machine.programs / "id", "echo 1000\n")
+    result = machine(".ci/chromium")
+    assert result.returncode == 1 and result.stderr.count("\n") == 1 and "needs root" in result.stderr
+    assert "is not a program" in machine(".ci/chromium", CHROMIUM="nowhere").stderr

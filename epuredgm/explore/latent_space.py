@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from io import BytesIO
 from typing import Any
 import torch
 from torch import Tensor
@@ -26,7 +27,7 @@ from ..train.run import encode_designs
 __all__ = ['RADIUS', 'THICKNESS', 'HUB', 'LOG_TWO_PI', 'measure_wheels', 'WheelModel', 'PriorUnits', 'prior_units',
            'data_gaussian', 'attribute_table', 'is_class', 'LatentSpace', 'latent_space', 'toy_units', 'check_latents',
            'wheel_space', 'attribute', 'label_of', 'check_several', 'check_indices', 'conditions_at', 'decode_latents',
-           'measured_lengths', 'Panel', 'picture_widget']
+           'measured_lengths', 'Panel', 'fewer_colours', 'picture_widget']
 
 # %% ../../nbs/explore/06_latent_space.ipynb #604b24bc
 RADIUS, THICKNESS, HUB = (15.0, 2.0), (4.0, 0.8), (5.0, 1.0)  # mean and standard deviation, in pixels
@@ -307,7 +308,18 @@ class Panel:
         from base64 import b64encode
         bundle = self.box._repr_mimebundle_(include=include, exclude=exclude, **more)
         data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
-        return {**data, "image/png": b64encode(self.still).decode("ascii")}, metadata
+        return {**data, "image/png": b64encode(fewer_colours(self.still)).decode("ascii")}, metadata
+
+
+def fewer_colours(
+    picture:bytes,      # a PNG file
+    colours:int = 96,   # at most 256
+) -> bytes:             # a PNG file of a third of the size
+    "A picture for a page: drawings and plots have few colours."
+    from PIL import Image
+    file = BytesIO()
+    Image.open(BytesIO(picture)).convert("RGB").quantize(colours, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+    return file.getvalue()
 
 
 def picture_widget(
@@ -316,4 +328,4 @@ def picture_widget(
     "A picture whose `value` takes the next one."
     import ipywidgets
     picture = figure._repr_png_()
-    return ipywidgets.Image(value=picture, format="png", layout=ipywidgets.Layout(object_fit="contain", max_width="100%"))
+    return ipywidgets.Image(value=picture, format="png", layout=ipywidgets.Layout(object_fit="contain", max_width="100%", align_self="flex-start"))

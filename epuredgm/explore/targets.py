@@ -13,14 +13,15 @@ import torch
 from torch import Tensor
 from ..core.errors import DataError, EpureError, listing, near_miss, there_are
 from ..data.designs import standardised
+from ..evaluate.geometry import with_products
 from ..evaluate.latents import fit_line, r_squared
 from .latent_space import LatentSpace, Panel, attribute, check_indices, check_several, conditions_at, decode_latents, is_class, label_of, measured_lengths, picture_widget
 from .pictures import FRAME, PALETTE, TEXT, blank_figure, colour
 if TYPE_CHECKING: from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['LatentHead', 'fit_head', 'varies', 'leading_basis', 'typical_shell', 'head_jacobian', 'into_shell', 'towards',
-           'check_asked', 'own_values', 'Reached', 'nearest_in', 'told_conditions', 'reach', 'reached_table',
+__all__ = ['LatentHead', 'fit_head', 'best_ridge', 'varies', 'leading_basis', 'typical_shell', 'head_jacobian', 'into_shell',
+           'towards', 'check_asked', 'own_values', 'Reached', 'nearest_in', 'told_conditions', 'reach', 'reached_table',
            'reached_figure', 'unique_legend', 'draw_reached', 'TargetActions', 'TargetPanel']
 
 # %% ../../nbs/explore/10_targets.ipynb #ac139060
@@ -44,15 +45,29 @@ def fit_head(
     constant = [name for name in names if not varies(attribute(space, name))]
     if constant: raise DataError(f"{listing(constant)} {'is' if len(constant) == 1 else 'are'} the same in all designs, so that nothing can be learned of it: leave it out")
     if not names: raise DataError("there is no attribute to read: name those that designs differ in")
-    basis = leading_basis(space.whitened)
-    features, targets = space.whitened@basis, torch.stack([attribute(space, name) for name in names], 1)
+    targets, basis = torch.stack([attribute(space, name) for name in names], 1), leading_basis(space.whitened)
     known = targets.isfinite().all(1)
-    features, targets = features[known], targets[known]
-    if len(features) < 8: raise DataError(f"a head needs at least 8 designs with all of {listing(names)} (got {len(features)}): name fewer attributes, or take more designs")
-    scores = {ridge: r_squared(fit_line(features[::2], targets[::2], ridge)(features[1::2]), targets[1::2]) for ridge in (1e-4, 1e-2, .1, 1.)}
-    best = max(scores, key=lambda ridge: scores[ridge].nan_to_num(-1).mean())
-    line = fit_line(features, targets, best)
-    return LatentHead(lambda z: line(space.units.whiten(z)@basis), tuple(names), tuple(scores[best].tolist()))
+    if known.sum() < 8: raise DataError(f"a head needs at least 8 designs with all of {listing(names)} (got {int(known.sum())}): name fewer attributes, or take more designs")
+    centre, scale = (space.whitened@basis).mean(0), (space.whitened@basis).std(0).clamp(min=1e-9)
+    reading = lambda z: (space.units.whiten(z)@basis - centre)/scale
+    line, explained = best_ridge(reading(space.posterior.mean[known]), targets[known])
+    return LatentHead(lambda z: line(reading(z)), tuple(names), explained)
+
+
+def best_ridge(
+    features:Tensor,    # (N, F) float64, standardised
+    targets:Tensor,     # (N, A) float64
+) -> tuple[Callable, tuple[float, ...]]:    # (M, F) → (M, A), and R² of each on designs that it was not fitted to
+    "The ridge regression, linear or quadratic, that reads every second design best after being fitted to the others."
+    tried = []
+    for change in (lambda u: u, with_products)[:1 + (features.shape[1] <= 64)]:
+        halves = change(features[::2]), change(features[1::2])
+        for ridge in (1e-4, 1e-2, .1, 1.):
+            found = r_squared(fit_line(halves[0], targets[::2], ridge)(halves[1]), targets[1::2])
+            tried.append((float(found.nan_to_num(-1).mean()), -len(tried), change, ridge, found))
+    _, _, change, ridge, found = max(tried, key=lambda entry: entry[:2])
+    line = fit_line(change(features), targets, ridge)
+    return lambda u: line(change(u)), tuple(found.tolist())
 
 
 def varies(
