@@ -54,8 +54,10 @@ def latent_map(
     if method == "tsne":
         from sklearn.manifold import TSNE
         near = PCA(min(50, *u.shape), svd_solver="full").fit_transform(u)
+        from threadpoolctl import threadpool_limits
         found = TSNE(perplexity=min(perplexity, (len(u) - 1)/3), init="pca" if near.shape[1] > 1 else "random", random_state=seed)
-        return LatentMap(space, method, found.fit_transform(near.astype(np.float32)).astype(np.float64))
+        # a second thread gains little, makes sums depend on the machine, and waits for ever where cores are shared
+        with threadpool_limits(1): return LatentMap(space, method, found.fit_transform(near.astype(np.float32)).astype(np.float64))
     plane = PCA(min(2, *u.shape), svd_solver="full").fit(u)
     directions, share = np.zeros((2, u.shape[1])), np.zeros(2)  # of latents with a single dimension, the second direction is nought
     directions[:len(plane.components_)], share[:len(plane.components_)] = plane.components_, np.nan_to_num(plane.explained_variance_ratio_)
