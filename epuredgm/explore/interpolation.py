@@ -17,14 +17,14 @@ from .pictures import FRAME, PALETTE, TEXT, blank_figure, colour, sheet, compone
 if TYPE_CHECKING: from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['WAYS', 'between', 'Walk', 'walk', 'stops_of', 'walk_pictures', 'walk_attributes', 'walk_figure', 'draw_attribute',
-           'most_changed', 'animation', 'WalkActions', 'stop_numbers', 'WalkPanel']
+__all__ = ['WALK_WAYS', 'way_between', 'Walk', 'walk', 'stops_of', 'walk_pictures', 'walk_attributes', 'walk_figure',
+           'draw_attribute', 'most_changed', 'animation', 'WalkActions', 'stop_numbers', 'WalkPanel']
 
 # %% ../../nbs/explore/08_interpolation.ipynb #0a983fa6
-WAYS = ("linear", "spherical")
+WALK_WAYS = ("linear", "spherical")
 
 
-def between(
+def way_between(
     a:Tensor,   # (D,)
     b:Tensor,   # (D,)
     t:Tensor,   # (S,) in [0, 1]
@@ -59,14 +59,14 @@ def walk(
     way:str = "linear",         # or "spherical"
 ) -> Walk:
     "The way along designs or latents, in the prior's own units; EpureError for another way, too few stops or designs that aren't there."
-    if way not in WAYS: raise EpureError(f"way is {way!r}{near_miss(way, WAYS)}, {there_are(WAYS)}")
+    if way not in WALK_WAYS: raise EpureError(f"way is {way!r}{near_miss(way, WALK_WAYS)}, {there_are(WALK_WAYS)}")
     if steps < 2: raise DataError(f"steps is {steps}, expected at least 2: both ends are steps")
     if len(stops) < 2: raise DataError(f"a way needs at least 2 designs (got {len(stops)}): name where it begins and where it ends")
     z, cond, names = stops_of(space, stops)
     t = torch.linspace(0, 1, steps, dtype=torch.float64)
     u, legs = space.units.whiten(z), len(z) - 1
-    points = torch.cat([between(u[leg], u[leg + 1], t[leg > 0:], way) for leg in range(legs)])
-    told = None if cond is None else torch.cat([between(cond[leg], cond[leg + 1], t[leg > 0:]) for leg in range(legs)])
+    points = torch.cat([way_between(u[leg], u[leg + 1], t[leg > 0:], way) for leg in range(legs)])
+    told = None if cond is None else torch.cat([way_between(cond[leg], cond[leg + 1], t[leg > 0:]) for leg in range(legs)])
     return Walk(space, space.units.colour(points), told, torch.cat([leg + t[leg > 0:] for leg in range(legs)]), names)
 
 
@@ -233,7 +233,7 @@ class WalkPanel(WalkActions):
         walk(space, stops, steps)  # says at once what is wrong
         self.space, self.steps, self.head = space, steps, head
         self.stops = ipywidgets.Text(value=", ".join(map(str, stops)), description="designs", continuous_update=False)
-        self.way = ipywidgets.ToggleButtons(options=WAYS, description="way")
+        self.way = ipywidgets.ToggleButtons(options=WALK_WAYS, description="way")
         self.step = ipywidgets.IntSlider(description="step", min=0, max=steps - 1)
         self.save = ipywidgets.Button(description="save as walk.gif", icon="film")
         self.words, blank = ipywidgets.HTML(), blank_figure(8, 8)

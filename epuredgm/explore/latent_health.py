@@ -20,12 +20,12 @@ from ..models.contract import in_evaluation
 if TYPE_CHECKING: from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['POSITIONS', 'MOST', 'by_position', 'latent_health', 'in_own_units', 'posterior_draws', 'norm_of_prior',
-           'health_figure', 'draw_nats', 'draw_spread', 'densities', 'draw_norms', 'draw_correlations',
+__all__ = ['MOST_POSITIONS', 'MOST_DIMENSIONS', 'by_position', 'latent_health', 'in_own_units', 'posterior_draws',
+           'norm_of_prior', 'health_figure', 'draw_nats', 'draw_spread', 'densities', 'draw_norms', 'draw_correlations',
            'draw_positions']
 
 # %% ../../nbs/explore/11_latent_health.ipynb #a0eb40b0
-POSITIONS = 20_000  # of spatial latents, at most
+MOST_POSITIONS = 20_000  # of spatial latents, at most
 
 
 def by_position(
@@ -34,7 +34,7 @@ def by_position(
 ) -> DiagonalNormal:            # (M, c), M ≤ 20,000, spread evenly over designs and positions
     "The vectors of all positions, as if each were a latent."
     vectors = [part.unflatten(1, shape).flatten(2).transpose(1, 2).flatten(0, 1) for part in (posterior.mean, posterior.logvar)]
-    chosen = torch.linspace(0, len(vectors[0]) - 1, min(POSITIONS, len(vectors[0]))).long()
+    chosen = torch.linspace(0, len(vectors[0]) - 1, min(MOST_POSITIONS, len(vectors[0]))).long()
     return DiagonalNormal(*(part[chosen] for part in vectors))
 
 
@@ -81,7 +81,7 @@ def norm_of_prior(
     return chi.pdf(norms, size)
 
 # %% ../../nbs/explore/11_latent_health.ipynb #e9d48c0e
-MOST = 64  # dimensions drawn
+MOST_DIMENSIONS = 64  # dimensions drawn
 
 
 def health_figure(
@@ -93,7 +93,7 @@ def health_figure(
     health = latent_health(space, seed) if health is None else health
     draws = space.units.whiten(posterior_draws(space.model, space.designs, make_generator(seed, "health", device=device_of(space.model))))
     columns = draws if len(space.shape) == 1 else by_position(DiagonalNormal(draws, draws), space.shape).mean
-    order = health["kl_per_dimension"].argsort(descending=True)[:MOST]
+    order = health["kl_per_dimension"].argsort(descending=True)[:MOST_DIMENSIONS]
     figure = blank_figure(1000, 620)
     figure.set_layout_engine("constrained")
     panels = figure.subplots(2, 2, width_ratios=(2.2, 1))
@@ -105,7 +105,7 @@ def health_figure(
     for panel in panels.flat: panel.tick_params(labelsize=8, colors=TEXT), panel.spines[["top", "right"]].set_visible(False)
     return figure
 
-
+# %% ../../nbs/explore/11_latent_health.ipynb #a8af5bef
 def draw_nats(
     axes:Any,       # matplotlib's
     health:dict,    # of latent_health
@@ -117,8 +117,8 @@ def draw_nats(
     axes.bar(range(len(order)), nats[order], color=[PALETTE[0] if active[d] else "#C4C8CE" for d in order])
     what = "channels" if spatial else "dimensions"
     score = health["kl_to_prior"]
-    axes.set_title(f"{int(active.sum())} of {len(nats)} {what} active (blue), {health['kl'].value:.1f} nats{' a position' if spatial else ''}; "
-                   f"aggregated posterior ≥ {score.value:.2f} nats from the prior", fontsize=9, loc="left")
+    axes.figure.suptitle(f"{int(active.sum())} of {len(nats)} {what} active (blue), {health['kl'].value:.1f} nats{' a position' if spatial else ''}; "
+                   f"aggregated posterior at least {score.value:.2f} nats from the prior", fontsize=10, fontweight="bold", x=.01, ha="left")
     axes.set(ylabel=f"KL of the {what[:-1]}, nats"), axes.set_xticks([])
 
 
@@ -147,7 +147,7 @@ def densities(
     "A histogram of each column."
     return np.stack([np.histogram(column, bins=bins, range=(-reach, reach), density=True)[0] for column in columns.clamp(-reach, reach).double().T.numpy()], 1)
 
-# %% ../../nbs/explore/11_latent_health.ipynb #a8af5bef
+# %% ../../nbs/explore/11_latent_health.ipynb #260a19b3
 def draw_norms(
     axes:Any,       # matplotlib's
     draws:Tensor,   # (N, D) whitened

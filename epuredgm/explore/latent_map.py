@@ -10,17 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 from ..core.errors import EpureError, near_miss, there_are
-from .latent_space import LatentSpace, Panel, attribute, check_indices, check_several, decode_latents, is_class, label_of, picture_widget
+from .latent_space import LatentSpace, Panel, attribute_of, check_indices, check_several, decode_latents, is_class, label_of, picture_widget
 from .pictures import FRAME, PALETTE, TEXT, blank_figure, colour, component_notes, png, sheet
 if TYPE_CHECKING: from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['METHODS', 'LatentMap', 'latent_map', 'MapDrawing', 'map_drawing', 'scatter_measures', 'scatter_classes',
-           'spread_designs', 'pictures_on_map', 'MapPoint', 'latent_at', 'point_of', 'look_at', 'look_at_design',
+__all__ = ['MAP_METHODS', 'LatentMap', 'latent_map', 'MapDrawing', 'map_drawing', 'scatter_measures', 'scatter_classes',
+           'spread_designs', 'pictures_on_map', 'MapPoint', 'latent_at', 'point_of', 'point_at', 'look_at_design',
            'point_words', 'point_sheet', 'plane_sheet', 'MapActions', 'set_slider', 'click_canvas', 'MapPanel']
 
 # %% ../../nbs/explore/07_latent_map.ipynb #cad79609
-METHODS = ("pca", "tsne")
+MAP_METHODS = ("pca", "tsne")
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +47,7 @@ def latent_map(
     perplexity:float = 30.,     # of t-SNE: how many neighbours count, about; less than a third of the designs
 ) -> LatentMap:
     "A map of the designs; EpureError for another method or too few designs."
-    if method not in METHODS: raise EpureError(f"method is {method!r}{near_miss(method, METHODS)}, {there_are(METHODS)}")
+    if method not in MAP_METHODS: raise EpureError(f"method is {method!r}{near_miss(method, MAP_METHODS)}, {there_are(MAP_METHODS)}")
     check_several(space, f"a map by {method}", 2 if method == "pca" else 5)
     from sklearn.decomposition import PCA
     u = space.whitened.numpy()
@@ -88,7 +88,7 @@ def map_drawing(
     figure:"Figure|None" = None,            # to draw on, cleared before
 ) -> MapDrawing:
     "The designs of a map, coloured by what is known of them."
-    values = None if colour_by is None else attribute(map.space, colour_by).numpy()
+    values = None if colour_by is None else attribute_of(map.space, colour_by).numpy()
     figure = figure or blank_figure(640, 480)
     figure.clear()
     axes = figure.add_axes((.1, .11, .68, .81))
@@ -207,7 +207,7 @@ def point_of(
     return MapPoint(place, z, nearest, float(apart[nearest]), float(space.units.log_prob(z)), float(space.gaussian.log_prob(z.double())), design)
 
 # %% ../../nbs/explore/07_latent_map.ipynb #3c032c9f
-def look_at(
+def point_at(
     map:LatentMap,
     x:float,    # on the map
     y:float,    # on the map
@@ -282,7 +282,7 @@ class MapActions(Panel):
 
     def go_to(self, x:float, y:float) -> None:
         "To a place of the map: what a click calls."
-        self.show(look_at(self.drawing.map, x, y))
+        self.show(point_at(self.drawing.map, x, y))
 
     def go_to_design(self, index:int) -> None:
         "To a design."
@@ -341,7 +341,7 @@ class MapPanel(MapActions):
     ):
         import ipywidgets
         self.space, self.seed, self.drawing, self.maps = space, seed, None, {}
-        self.method = ipywidgets.Dropdown(options=METHODS, value=method, description="map")
+        self.method = ipywidgets.Dropdown(options=MAP_METHODS, value=method, description="map")
         self.colour_by = ipywidgets.Dropdown(options=[("nothing", None), *((name, name) for name in space.attributes)], description="colour")
         self.colour_by.value = colour_by or next(iter(space.attributes), None)
         self.design = ipywidgets.IntSlider(value=0, min=0, max=len(space) - 1, description="design", continuous_update=False)

@@ -24,13 +24,13 @@ from ..models.contract import GenerativeModel, in_evaluation
 from ..train.run import encode_designs
 
 # %% auto #0
-__all__ = ['RADIUS', 'THICKNESS', 'HUB', 'LOG_TWO_PI', 'measure_wheels', 'WheelModel', 'PriorUnits', 'prior_units',
-           'data_gaussian', 'attribute_table', 'is_class', 'LatentSpace', 'latent_space', 'toy_units', 'check_latents',
-           'wheel_space', 'attribute', 'label_of', 'check_several', 'check_indices', 'conditions_at', 'decode_latents',
-           'measured_lengths', 'Panel', 'fewer_colours', 'picture_widget']
+__all__ = ['WHEEL_RADIUS', 'WHEEL_THICKNESS', 'WHEEL_HUB', 'LOG_TWO_PI', 'measure_wheels', 'WheelModel', 'PriorUnits',
+           'prior_units', 'data_gaussian', 'attribute_table', 'is_class', 'LatentSpace', 'latent_space', 'toy_units',
+           'need_latents', 'wheel_space', 'attribute_of', 'label_of', 'check_several', 'check_indices', 'conditions_at',
+           'decode_latents', 'measured_lengths', 'Panel', 'fewer_colours', 'picture_widget']
 
 # %% ../../nbs/explore/06_latent_space.ipynb #604b24bc
-RADIUS, THICKNESS, HUB = (15.0, 2.0), (4.0, 0.8), (5.0, 1.0)  # mean and standard deviation, in pixels
+WHEEL_RADIUS, WHEEL_THICKNESS, WHEEL_HUB = (15.0, 2.0), (4.0, 0.8), (5.0, 1.0)  # mean and standard deviation, in pixels
 
 
 def measure_wheels(
@@ -54,13 +54,13 @@ class WheelModel(GenerativeModel):
     def decode(self, z, cond=None):
         line = torch.arange(48) - 23.5
         distance = torch.hypot(line[:, None], line)[None]
-        radius, thickness, hub = (mean + std*z[:, d, None, None] for d, (mean, std) in enumerate((RADIUS, THICKNESS, HUB)))
+        radius, thickness, hub = (mean + std*z[:, d, None, None] for d, (mean, std) in enumerate((WHEEL_RADIUS, WHEEL_THICKNESS, WHEEL_HUB)))
         return torch.stack([.5 - (distance - radius).abs() + thickness/2, .5 - distance + hub], 1).clamp(0, 1)
 
     @in_evaluation
     def encode(self, x, observed=None):
         lengths = measure_wheels(x).values()
-        codes = [(length - mean)/std for length, (mean, std) in zip(lengths, (RADIUS, THICKNESS, HUB))]
+        codes = [(length - mean)/std for length, (mean, std) in zip(lengths, (WHEEL_RADIUS, WHEEL_THICKNESS, WHEEL_HUB))]
         return DiagonalNormal(torch.stack([*codes, 0*codes[0]], 1), torch.tensor([-5., -4, -3, 0]).expand(len(x), 4))
 
 # %% ../../nbs/explore/06_latent_space.ipynb #5f534661
@@ -192,7 +192,7 @@ def latent_space(
     mirror:Mirror|str = "auto", # the edge that is the axis; "auto": the left edge of toy épures, else none
 ) -> LatentSpace:
     "The latent space of a run; EpureError for a family without latents or a split that isn't there."
-    check_latents(run.model)
+    need_latents(run.model)
     there = [name for name in ("train", "val", "test") if getattr(run.data, name, None) is not None]
     if split not in there: raise EpureError(f"there is no split {split!r}{near_miss(split, there)}, {there_are(there)}")
     designs = getattr(run.data, split).subset(slice(0, most))
@@ -209,7 +209,7 @@ def toy_units() -> dict[str, str]:     # name → unit
     return {name: "u" for name in lengths if name not in PERFORMANCES} | {name: "px" for name in SIZES} | {p.name: p.unit for p in PARAMETERS}
 
 
-def check_latents(
+def need_latents(
     model:GenerativeModel,
 ) -> None:
     "Raises EpureError for a family that has no latents to walk in."
@@ -230,7 +230,7 @@ def wheel_space(
     return LatentSpace(model, designs, encode_designs(model, designs), measure_wheels, unit_names={"radius": "px", "thickness": "px", "hub": "px"})
 
 # %% ../../nbs/explore/06_latent_space.ipynb #4c8c003f
-def attribute(
+def attribute_of(
     space:LatentSpace,
     name:str,       # of `space.attributes`
 ) -> Tensor:        # (N,) float64
@@ -313,12 +313,12 @@ class Panel:
 
 def fewer_colours(
     picture:bytes,      # a PNG file
-    colours:int = 96,   # at most 256
-) -> bytes:             # a PNG file of a third of the size
+    colours:int = 255,  # at most 256
+) -> bytes:             # a PNG file of about a third of the size
     "A picture for a page: drawings and plots have few colours."
     from PIL import Image
     file = BytesIO()
-    Image.open(BytesIO(picture)).convert("RGB").quantize(colours, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+    Image.open(BytesIO(picture)).convert("RGB").quantize(colours, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
     return file.getvalue()
 
 

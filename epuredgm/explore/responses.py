@@ -6,7 +6,7 @@
 from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor
@@ -42,12 +42,12 @@ def single_dimensions(
     most:int,   # directions
 ) -> list[Direction]:
     "The latent dimensions that carry most, by their mean KL over the designs."
-    q, (mean, std) = space.posterior, (moment.double().cpu().expand(space.units.size) for moment in prior_moments(space.model))
+    q, (mean, std) = space.posterior, (moment.detach().double().cpu().expand(space.units.size) for moment in prior_moments(space.model))
     kl = kl_normal_per_dimension((q.mean.double() - mean)/std, q.logvar.double() - 2*std.log()).mean(0)
     unit = torch.eye(space.units.size, dtype=torch.float64)
     return [Direction(f"z{d}", f"KL {kl[d]:.2f} nats", float(kl[d]), unit[d]*std[d], unit[d]/std[d], mean) for d in kl.argsort(descending=True)[:most].tolist()]
 
-
+# %% ../../nbs/explore/09_responses.ipynb #55dd713b
 def principal_directions(
     space:LatentSpace,
     most:int,       # directions
@@ -71,10 +71,10 @@ def directions(
     "What is worth moving: single dimensions of a latent vector, principal directions of a spatial latent."
     return (single_dimensions if len(space.shape) == 1 else principal_directions)(space, most)
 
-# %% ../../nbs/explore/09_responses.ipynb #52b52f50
+# %% ../../nbs/explore/09_responses.ipynb #b66448f6
 def moved_along(
     z:Tensor,                       # (1, D), where to start
-    directions:Sequence[Direction],
+    directions:Sequence[Direction], # R of them
     values:Sequence[float],         # in standard deviations
 ) -> Tensor:                        # (R, V, D)
     "A latent with one coordinate after the other set to each of the values."
@@ -93,7 +93,7 @@ def start_of(
     check_indices(space, [design])
     return space.posterior.mean[[design]], None if space.designs.cond is None else space.designs.cond.cpu()[[design]]
 
-# %% ../../nbs/explore/09_responses.ipynb #6fc9206a
+# %% ../../nbs/explore/09_responses.ipynb #6e6b4388
 @dataclass(frozen=True, eq=False)
 class Responses:
     "Pictures of traversals, and how attributes answer."
@@ -132,7 +132,7 @@ def responses(
     shape = (len(chosen), len(values))
     return Responses(chosen, list(values), drawn[1:].unflatten(0, shape), list(known), table[1:].unflatten(0, shape), table[0], spread)
 
-# %% ../../nbs/explore/09_responses.ipynb #15afc9a4
+# %% ../../nbs/explore/09_responses.ipynb #acfc3bd1
 def responses_figure(
     space:LatentSpace,
     found:Responses,
@@ -158,7 +158,7 @@ def responses_figure(
     bar.set_label("change since the start,\nstandard deviations of the designs", fontsize=8), bar.ax.tick_params(labelsize=8), bar.outline.set_visible(False)
     return figure
 
-
+# %% ../../nbs/explore/09_responses.ipynb #caec105a
 def draw_block(
     figure:"Figure",
     found:Responses,
@@ -180,7 +180,7 @@ def draw_block(
     axes.set_yticks(range(len(labels)), labels, fontsize=7.5, parse_math=False), axes.tick_params(length=0), axes.spines[:].set_color(FRAME)
     figure.text(12/width, 1 - (top + high/2)/height, f"{found.directions[r].name}\n{found.directions[r].says}", fontsize=9, color=TEXT, va="center")
 
-# %% ../../nbs/explore/09_responses.ipynb #198ba0d6
+# %% ../../nbs/explore/09_responses.ipynb #dc4e9a02
 class TraversalActions(Panel):
     "What sliders of directions do."
     loading = False     # whether sliders are being set, which is no move
@@ -211,7 +211,7 @@ class TraversalActions(Panel):
     @property
     def still(self) -> bytes: return self.picture.value
 
-# %% ../../nbs/explore/09_responses.ipynb #2945f57c
+# %% ../../nbs/explore/09_responses.ipynb #9d36ecaa
 class TraversalPanel(TraversalActions):
     "A design, and a slider for each of its busiest directions."
 

@@ -15,18 +15,19 @@ from ..core.errors import DataError, EpureError, listing, near_miss, there_are
 from ..data.designs import standardised
 from ..evaluate.geometry import with_products
 from ..evaluate.latents import fit_line, r_squared
-from .latent_space import LatentSpace, Panel, attribute, check_indices, check_several, conditions_at, decode_latents, is_class, label_of, measured_lengths, picture_widget
+from .latent_space import LatentSpace, Panel, attribute_of, check_indices, check_several, conditions_at, decode_latents, is_class, label_of, measured_lengths, picture_widget
 from .pictures import FRAME, PALETTE, TEXT, blank_figure, colour
 if TYPE_CHECKING: from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['LatentHead', 'fit_head', 'best_ridge', 'varies', 'leading_basis', 'typical_shell', 'head_jacobian', 'into_shell',
-           'towards', 'check_asked', 'own_values', 'Reached', 'nearest_in', 'told_conditions', 'reach', 'reached_table',
-           'reached_figure', 'unique_legend', 'draw_reached', 'TargetActions', 'TargetPanel']
+__all__ = ['NamedHead', 'as_head', 'varies', 'leading_basis', 'best_ridge', 'fit_head', 'whitened_variance', 'typical_shell',
+           'head_jacobian', 'into_shell', 'along_data', 'towards', 'check_asked', 'own_values', 'Reached', 'nearest_in',
+           'told_conditions', 'reach', 'reached_table', 'reached_figure', 'unique_legend', 'draw_reached',
+           'TargetActions', 'TargetPanel']
 
 # %% ../../nbs/explore/10_targets.ipynb #ac139060
 @dataclass(frozen=True, eq=False)
-class LatentHead:
+class NamedHead:
     "A function from latents to attributes, with their names."
     function:Callable               # (B, D) → (B, A), differentiable
     names:tuple[str, ...]           # A of them
@@ -35,23 +36,30 @@ class LatentHead:
     def __call__(self, z:Tensor) -> Tensor: return self.function(z)  # (B, D) → (B, A)
 
 
-def fit_head(
-    space:LatentSpace,
-    names:Sequence[str]|None = None,    # attributes; None: every one that is a measure and varies
-) -> LatentHead:
-    "Ridge regression of attributes on the whitened means of the designs; DataError for an attribute that is constant or has no numbers."
-    check_several(space, "a head", 8)
-    names = [name for name, values in space.attributes.items() if varies(values) and not is_class(values)] if names is None else list(names)
-    constant = [name for name in names if not varies(attribute(space, name))]
-    if constant: raise DataError(f"{listing(constant)} {'is' if len(constant) == 1 else 'are'} the same in all designs, so that nothing can be learned of it: leave it out")
-    if not names: raise DataError("there is no attribute to read: name those that designs differ in")
-    targets, basis = torch.stack([attribute(space, name) for name in names], 1), leading_basis(space.whitened)
-    known = targets.isfinite().all(1)
-    if known.sum() < 8: raise DataError(f"a head needs at least 8 designs with all of {listing(names)} (got {int(known.sum())}): name fewer attributes, or take more designs")
-    centre, scale = (space.whitened@basis).mean(0), (space.whitened@basis).std(0).clamp(min=1e-9)
-    reading = lambda z: (space.units.whiten(z)@basis - centre)/scale
-    line, explained = best_ridge(reading(space.posterior.mean[known]), targets[known])
-    return LatentHead(lambda z: line(reading(z)), tuple(names), explained)
+def as_head(
+    head:Any,       # a function of latents with `names`, or an object with `predict` and `targets`, as a trained regression head is
+) -> Callable:      # (B, D) → (B, A), with `names`
+    "A head in the one form that explorers use; EpureError for what is none."
+    if callable(head) and hasattr(head, "names"): return head
+    if hasattr(head, "predict") and hasattr(head, "targets"): return NamedHead(lambda z: head.predict(z).to(z.device), tuple(head.targets))
+    raise EpureError(f"a {type(head).__name__} is no head: pass a differentiable function of latents with names, such as NamedHead(function, names)")
+
+# %% ../../nbs/explore/10_targets.ipynb #17e8f16b
+def varies(
+    values:Tensor,  # (N,); NaN where unknown
+) -> bool:
+    "Whether there are at least two different numbers."
+    known = values[values.isfinite()]
+    return len(known) > 1 and bool(known.max() > known.min())
+
+
+def leading_basis(
+    u:Tensor,   # (N, D) float64
+) -> Tensor:    # (D, F) float64
+    "The identity, or 128 principal directions where there are more than 256 dimensions."
+    if u.shape[1] <= 256: return torch.eye(u.shape[1], dtype=u.dtype)
+    from sklearn.decomposition import PCA
+    return torch.from_numpy(PCA(min(128, len(u)), random_state=0).fit(u.numpy()).components_.T)
 
 
 def best_ridge(
@@ -69,38 +77,46 @@ def best_ridge(
     line = fit_line(change(features), targets, ridge)
     return lambda u: line(change(u)), tuple(found.tolist())
 
+# %% ../../nbs/explore/10_targets.ipynb #d31f2358
+def fit_head(
+    space:LatentSpace,
+    names:Sequence[str]|None = None,    # attributes; None: every one that is a measure and varies
+) -> NamedHead:
+    "Ridge regression of attributes on the whitened means of the designs; DataError for an attribute that is constant or has no numbers."
+    check_several(space, "a head", 8)
+    names = [name for name, values in space.attributes.items() if varies(values) and not is_class(values)] if names is None else list(names)
+    constant = [name for name in names if not varies(attribute_of(space, name))]
+    if constant: raise DataError(f"{listing(constant)} {'is' if len(constant) == 1 else 'are'} the same in all designs, so that nothing can be learned of it: leave it out")
+    if not names: raise DataError("there is no attribute to read: name those that designs differ in")
+    targets, basis = torch.stack([attribute_of(space, name) for name in names], 1), leading_basis(space.whitened)
+    known = targets.isfinite().all(1)
+    if known.sum() < 8: raise DataError(f"a head needs at least 8 designs with all of {listing(names)} (got {int(known.sum())}): name fewer attributes, or take more designs")
+    centre, scale = (space.whitened@basis).mean(0), (space.whitened@basis).std(0).clamp(min=1e-9)
+    reading = lambda z: (space.units.whiten(z)@basis - centre)/scale
+    line, explained = best_ridge(reading(space.posterior.mean[known]), targets[known])
+    return NamedHead(lambda z: line(reading(z)), tuple(names), explained)
 
-def varies(
-    values:Tensor,  # (N,); NaN where unknown
-) -> bool:
-    "Whether there are at least two different numbers."
-    known = values[values.isfinite()]
-    return len(known) > 1 and bool(known.max() > known.min())
+# %% ../../nbs/explore/10_targets.ipynb #588c16c6
+def whitened_variance(
+    space:LatentSpace,
+) -> Tensor:        # (D,) float64
+    "The posteriors' own variance of each whitened latent, averaged over the designs."
+    variance, factor = space.posterior.logvar.double().exp().mean(0), space.units.factor
+    return variance if factor is None else torch.linalg.inv(factor).square()@variance
 
 
-def leading_basis(
-    u:Tensor,   # (N, D) float64
-) -> Tensor:    # (D, F) float64
-    "The identity, or 128 principal directions where there are more than 256 dimensions."
-    if u.shape[1] <= 256: return torch.eye(u.shape[1], dtype=u.dtype)
-    from sklearn.decomposition import PCA
-    return torch.from_numpy(PCA(min(128, len(u)), random_state=0).fit(u.numpy()).components_.T)
-
-# %% ../../nbs/explore/10_targets.ipynb #17e8f16b
 def typical_shell(
     space:LatentSpace,
     share:float = .9,   # of the prior that is inside
 ) -> tuple[float, float]:   # norms of whitened latents
     "The smallest and the largest typical norm of a posterior mean, were the aggregated posterior the prior."
     from scipy.stats import gamma
-    variance, factor = space.posterior.logvar.double().exp().mean(0), space.units.factor
-    if factor is not None: variance = torch.linalg.inv(factor).square()@variance
-    squared = (1 - variance).clamp(1e-6, 1)
+    squared = (1 - whitened_variance(space)).clamp(1e-6, 1)
     mean, spread = squared.sum(), 2*squared.square().sum()
     low, high = gamma.ppf([(1 - share)/2, (1 + share)/2], a=float(mean**2/spread), scale=float(spread/mean))
     return float(low**.5), float(high**.5)
 
-# %% ../../nbs/explore/10_targets.ipynb #588c16c6
+# %% ../../nbs/explore/10_targets.ipynb #7f55056f
 def head_jacobian(
     head:Callable,          # (B, D) → (B, A)
     space:LatentSpace,
@@ -127,6 +143,14 @@ def into_shell(
     norm = u.norm(dim=-1).clamp(min=1e-12)
     return u*(torch.minimum(torch.maximum(norm, low), high)/norm)[..., None]
 
+# %% ../../nbs/explore/10_targets.ipynb #86390ad9
+def along_data(
+    space:LatentSpace,
+) -> Callable:      # (B, k, D) → (B, k, D), multiplication with C
+    "The covariance of the aggregated posterior in whitened latents, which is never made: N rows and a diagonal serve."
+    rows, variance = (space.whitened - space.whitened.mean(0))/len(space)**.5, whitened_variance(space)
+    return lambda jacobian: jacobian@rows.T@rows + jacobian*variance
+
 
 def towards(
     head:Callable,      # (B, D) → (B, A)
@@ -137,14 +161,18 @@ def towards(
     spread:Tensor,      # (k,)
     shell:tuple[float, float],  # norms
     steps:int,          # at most
+    follow:Callable = lambda jacobian: jacobian,    # multiplication with C; the identity takes the shortest steps
 ) -> Tensor:            # (B, D) whitened
-    "Latents whose predicted attributes are those asked for, as near to the start as short steps lead."
+    "Latents whose predicted attributes are those asked for, as near to the start as its steps lead."
     low, high = u.norm(dim=1).clamp(max=shell[0]), u.norm(dim=1).clamp(min=shell[1])
     identity, sizes = 1e-6*torch.eye(len(columns), dtype=u.dtype), [2.**-k for k in range(6)]
     for _ in range(steps):
         said, jacobian = head_jacobian(head, space, u, columns, spread)
         left = asked/spread - said
-        step = (jacobian.mT@torch.linalg.solve(jacobian@jacobian.mT + identity*jacobian.square().sum((1, 2))[:, None, None].clamp(min=1e-12), left[..., None]))[..., 0]
+        followed = follow(jacobian)
+        gram = jacobian@followed.mT
+        damped = gram + identity*gram.diagonal(dim1=1, dim2=2).sum(1)[:, None, None].clamp(min=1e-12)
+        step = (followed.mT@torch.linalg.solve(damped, left[..., None]))[..., 0]
         tried = torch.stack([u, *(into_shell(u + size*step, low, high) for size in sizes)])    # (7, B, D)
         with torch.no_grad(): found = head(space.units.colour(tried.flatten(0, 1)).to(space.posterior.mean.dtype)).double()[:, columns].unflatten(0, tried.shape[:2])
         best = ((asked - found)/spread).square().sum(-1).nan_to_num(torch.inf).argmin(0)
@@ -152,7 +180,7 @@ def towards(
         u = tried[best, torch.arange(len(u))]
     return u
 
-# %% ../../nbs/explore/10_targets.ipynb #7f55056f
+# %% ../../nbs/explore/10_targets.ipynb #eeb552cc
 def check_asked(
     space:LatentSpace,
     head:Callable,                  # with `names`
@@ -181,7 +209,7 @@ def own_values(
         with torch.no_grad(): values = head(space.posterior.mean)[:, list(head.names).index(name)].double()
     return values[values.isfinite()]
 
-# %% ../../nbs/explore/10_targets.ipynb #86390ad9
+# %% ../../nbs/explore/10_targets.ipynb #c5868f51
 @dataclass(frozen=True, eq=False)
 class Reached:
     "Latents that were moved to asked values, the best first."
@@ -221,7 +249,7 @@ def told_conditions(
         if name in asked: cond[:, k] = float(standardised([asked[name]], [name], space.statistics)[0])
     return cond
 
-# %% ../../nbs/explore/10_targets.ipynb #d58dbe8d
+# %% ../../nbs/explore/10_targets.ipynb #7fbd0132
 def reach(
     space:LatentSpace,
     head:Callable,                  # (B, D) → (B, A) in the attributes' own units, differentiable, with `names`
@@ -232,6 +260,7 @@ def reach(
     steps:int = 60,                 # at most
 ) -> Reached:
     "Moves latents until the head reads what is asked for, staying at the prior's typical norm; raises and warns as check_asked."
+    head = as_head(head)
     check_asked(space, head, asked)
     unknown = [name for name in keep if name not in head.names]
     if unknown: raise EpureError(f"the head doesn't know an attribute {unknown[0]!r}{near_miss(unknown[0], head.names)}, {there_are(head.names, 40)}")
@@ -242,14 +271,14 @@ def reach(
     wanted = before[:, columns].clone()
     wanted[:, :len(asked)] = torch.tensor(list(asked.values()), dtype=torch.float64)
     shell = typical_shell(space)
-    moved = space.units.colour(towards(head, space, space.units.whiten(z), columns, wanted, spread, shell, steps)).float()
+    moved = space.units.colour(towards(head, space, space.units.whiten(z), columns, wanted, spread, shell, steps, along_data(space))).float()
     with torch.no_grad(): predicted = head(moved).double()
     order = ((predicted[:, columns] - wanted)/spread).square().sum(1).argsort(stable=True) if start is None else torch.arange(len(z))
     pictures = decode_latents(space, moved[order], told_conditions(space, moved[order], asked))
     return Reached(space, tuple(head.names), dict(asked), z[order], moved[order], before[order], predicted[order], pictures, measured_lengths(space, pictures),
                    tuple(designs[i] for i in order.tolist()), shell)
 
-# %% ../../nbs/explore/10_targets.ipynb #334d9d32
+# %% ../../nbs/explore/10_targets.ipynb #db885402
 def reached_table(
     found:Reached,
     which:int = 0,  # of the latents
@@ -265,24 +294,26 @@ def reached_table(
     widths = [max(len(row[k]) for row in rows) for k in range(5)]
     return "\n".join("  ".join(cell.ljust(width) if k == 0 else cell.rjust(width) for k, (cell, width) in enumerate(zip(row, widths))).rstrip() for row in rows)
 
-# %% ../../nbs/explore/10_targets.ipynb #074ad2fd
+# %% ../../nbs/explore/10_targets.ipynb #bf477239
 def reached_figure(
     found:Reached,
     which:int = 0,  # of the latents
 ) -> "Figure":
-    "The design that it started from, what was reached, and every attribute: asked, before, predicted, measured."
+    "The design that it started from, as it is and as it is decoded, what was reached, and every attribute: asked, before, predicted, measured."
     space = found.space
     names = [*found.names, *(name for name in found.measured if name not in found.names)]
-    tiles = colour(torch.cat([space.designs.batch([found.designs[which]]).x, found.pictures[which:which + 1]]), space.spec, space.mirror)
-    high = 220
+    design = space.designs.batch([found.designs[which]])
+    before = decode_latents(space, found.start[which:which + 1], design.cond)
+    tiles = colour(torch.cat([design.x.cpu(), before, found.pictures[which:which + 1]]), space.spec, space.mirror)
+    high = 190
     wide, line = round(high*tiles.shape[2]/tiles.shape[1]), 26
     body = max(high + 20, line*len(names))
-    figure = blank_figure(2*wide + 40 + 150 + 410, body + 92)
+    figure = blank_figure(3*wide + 50 + 150 + 410, body + 92)
     width, height = figure.bbox.width, figure.bbox.height
-    for k, (tile, title) in enumerate(zip(tiles, (f"start: design {space.designs.names[found.designs[which]]}", "reached"))):
+    for k, (tile, title) in enumerate(zip(tiles, (f"design {space.designs.names[found.designs[which]]}", "as it is decoded", "reached"))):
         axes = figure.add_axes(((12 + k*(wide + 10))/width, 1 - (34 + high)/height, wide/width, high/height), xticks=[], yticks=[])
         axes.imshow(tile, interpolation="nearest", aspect="auto"), axes.set_title(title, fontsize=9, parse_math=False), axes.spines[:].set_color(FRAME)
-    axes = figure.add_axes(((2*wide + 40 + 140)/width, 58/height, 390/width, (body - 12)/height))
+    axes = figure.add_axes(((3*wide + 50 + 140)/width, 58/height, 390/width, (body - 12)/height))
     for row, name in enumerate(names): draw_reached(axes, found, which, name, row)
     axes.set(ylim=(len(names) - .5, -.5), xlim=(-3.2, 3.2), yticks=range(len(names)), xticks=range(-3, 4))
     axes.set_yticklabels([label_of(space, name) for name in names], fontsize=8, parse_math=False), axes.tick_params(length=0, labelsize=8)
@@ -291,7 +322,7 @@ def reached_figure(
     axes.legend(*unique_legend(axes), loc="upper center", bbox_to_anchor=(.4, 0, 0, -34/body), ncols=5, frameon=False, fontsize=8, handletextpad=.2, columnspacing=1)
     return figure
 
-
+# %% ../../nbs/explore/10_targets.ipynb #42dac292
 def unique_legend(
     axes:Any,   # matplotlib's
 ) -> tuple[list, list]:     # handles, labels
@@ -320,7 +351,7 @@ def draw_reached(
         axes.plot(place(found.predicted[which, column]), row, "s", color=PALETTE[1], markersize=6, label="predicted")
     if name in found.measured: axes.plot(place(found.measured[name][which]), row, "o", color=PALETTE[0], markersize=4.5, label="measured")
 
-# %% ../../nbs/explore/10_targets.ipynb #db885402
+# %% ../../nbs/explore/10_targets.ipynb #f9ca668d
 class TargetActions(Panel):
     "What a panel of targets does."
 
@@ -342,7 +373,7 @@ class TargetActions(Panel):
     @property
     def still(self) -> bytes: return self.picture.value
 
-# %% ../../nbs/explore/10_targets.ipynb #561fa884
+# %% ../../nbs/explore/10_targets.ipynb #f6b4520e
 class TargetPanel(TargetActions):
     "Sliders for attributes, and a latent that moves to where they are met."
 
@@ -352,7 +383,7 @@ class TargetPanel(TargetActions):
         asked:Mapping[str, float] = {}, # ticked from the beginning
     ):
         import ipywidgets
-        self.space, self.head = space, fit_head(space) if head is None else head
+        self.space, self.head = space, fit_head(space) if head is None else as_head(head)
         self.controls = {}
         for name in self.head.names:
             own = own_values(space, self.head, name)
