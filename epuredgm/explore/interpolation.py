@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from ..core.errors import DataError, EpureError, near_miss, there_are
-from .latent_space import LatentSpace, Panel, check_indices, decode_latents, label_of, measured_lengths, picture_widget
+from .latent_space import LatentSpace, Panel, as_head, check_indices, decode_latents, label_of, measured_lengths, picture_widget
 from .pictures import FRAME, PALETTE, TEXT, blank_figure, colour, sheet, component_notes, to_uint8
 if TYPE_CHECKING: from matplotlib.figure import Figure
 
@@ -99,6 +99,7 @@ def walk_attributes(
     "What is known of each point of the way."
     found = {"measured": measured_lengths(walk.space, pictures)}
     if head is not None:
+        head = as_head(head)
         with torch.no_grad(): values = head(walk.z.float()).double().cpu()
         found["predicted"] = dict(zip(head.names, values.T))
     return {how: values for how, values in found.items() if values}

@@ -27,7 +27,7 @@ from ..train.run import encode_designs
 __all__ = ['WHEEL_RADIUS', 'WHEEL_THICKNESS', 'WHEEL_HUB', 'LOG_TWO_PI', 'measure_wheels', 'WheelModel', 'PriorUnits',
            'prior_units', 'data_gaussian', 'attribute_table', 'is_class', 'LatentSpace', 'latent_space', 'toy_units',
            'need_latents', 'wheel_space', 'attribute_of', 'label_of', 'check_several', 'check_indices', 'conditions_at',
-           'decode_latents', 'measured_lengths', 'Panel', 'fewer_colours', 'picture_widget']
+           'decode_latents', 'measured_lengths', 'NamedHead', 'as_head', 'Panel', 'fewer_colours', 'picture_widget']
 
 # %% ../../nbs/explore/06_latent_space.ipynb #604b24bc
 WHEEL_RADIUS, WHEEL_THICKNESS, WHEEL_HUB = (15.0, 2.0), (4.0, 0.8), (5.0, 1.0)  # mean and standard deviation, in pixels
@@ -299,6 +299,25 @@ def measured_lengths(
     return {name: found[name].double() for name in space.attributes if name in found}
 
 # %% ../../nbs/explore/06_latent_space.ipynb #b125cc41
+@dataclass(frozen=True, eq=False)
+class NamedHead:
+    "A function from latents to attributes, with their names."
+    function:Callable               # (B, D) → (B, A), differentiable
+    names:tuple[str, ...]           # A of them
+    explained:tuple[float, ...] = ()    # R² on designs that it was not fitted to, where that is known
+
+    def __call__(self, z:Tensor) -> Tensor: return self.function(z)  # (B, D) → (B, A)
+
+
+def as_head(
+    head:Any,       # a function of latents with `names`, or an object with `predict` and `targets`, as a trained regression head is
+) -> Callable:      # (B, D) → (B, A), with `names`
+    "A head in the one form that explorers use; EpureError for what is none."
+    if callable(head) and hasattr(head, "names"): return head
+    if hasattr(head, "predict") and hasattr(head, "targets"): return NamedHead(lambda z: head.predict(z).to(z.device), tuple(head.targets))
+    raise EpureError(f"a {type(head).__name__} is no head: pass a differentiable function of latents with names, such as NamedHead(function, names)")
+
+# %% ../../nbs/explore/06_latent_space.ipynb #445326ca
 class Panel:
     "A widget with a still picture for readers without a kernel. Subclasses set `box`, and `still` when their picture changes."
     box:Any         # of ipywidgets

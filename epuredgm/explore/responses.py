@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from ..blocks.gaussians import kl_normal_per_dimension
 from ..core.errors import DataError
-from .latent_space import LatentSpace, Panel, check_indices, check_several, conditions_at, decode_latents, label_of, measured_lengths, picture_widget
+from .latent_space import LatentSpace, Panel, as_head, check_indices, check_several, conditions_at, decode_latents, label_of, measured_lengths, picture_widget
 from .pictures import FRAME, TEXT, blank_figure, colour, component_notes, sheet
 from .traversals import prior_moments
 if TYPE_CHECKING: from matplotlib.figure import Figure
@@ -123,6 +123,7 @@ def responses(
     chosen = directions(space, most)
     moved = torch.cat([z.double(), moved_along(z, chosen, values).flatten(0, 1)])
     drawn = decode_latents(space, moved, None if cond is None else cond.expand(len(moved), -1))
+    head = None if head is None else as_head(head)
     known = {} if head is None else dict(zip(head.names, head(moved.float()).detach().double().cpu().T))
     known = known | measured_lengths(space, drawn)
     if not known: raise DataError("these designs can't be measured on their pictures, and there is no head: pass head=, a function of latents with names")
@@ -222,7 +223,7 @@ class TraversalPanel(TraversalActions):
         head:Callable|None = None,  # (B, D) → (B, A), with `names`
     ):
         import ipywidgets
-        self.space, self.head, self.directions = space, head, directions(space, most)
+        self.space, self.head, self.directions = space, None if head is None else as_head(head), directions(space, most)
         self.design = ipywidgets.IntSlider(value=check_indices(space, [design])[0], min=0, max=len(space) - 1, description="design", continuous_update=False)
         self.sliders = [ipywidgets.FloatSlider(min=-4, max=4, step=.1, description=direction.name, continuous_update=False) for direction in self.directions]
         self.back = ipywidgets.Button(description="back", icon="undo")

@@ -15,36 +15,17 @@ from ..core.errors import DataError, EpureError, listing, near_miss, there_are
 from ..data.designs import standardised
 from ..evaluate.geometry import with_products
 from ..evaluate.latents import fit_line, r_squared
-from .latent_space import LatentSpace, Panel, attribute_of, check_indices, check_several, conditions_at, decode_latents, is_class, label_of, measured_lengths, picture_widget
+from .latent_space import LatentSpace, NamedHead, Panel, as_head, attribute_of, check_indices, check_several, conditions_at, decode_latents, is_class, label_of, measured_lengths, picture_widget
 from .pictures import FRAME, PALETTE, TEXT, blank_figure, colour
 if TYPE_CHECKING: from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['NamedHead', 'as_head', 'varies', 'leading_basis', 'best_ridge', 'fit_head', 'whitened_variance', 'typical_shell',
-           'head_jacobian', 'into_shell', 'along_data', 'towards', 'check_asked', 'own_values', 'Reached', 'nearest_in',
+__all__ = ['varies', 'leading_basis', 'best_ridge', 'fit_head', 'whitened_variance', 'typical_shell', 'head_jacobian',
+           'into_shell', 'along_data', 'towards', 'check_asked', 'own_values', 'Reached', 'nearest_in',
            'told_conditions', 'reach', 'reached_table', 'reached_figure', 'unique_legend', 'draw_reached',
            'TargetActions', 'TargetPanel']
 
 # %% ../../nbs/explore/10_targets.ipynb #ac139060
-@dataclass(frozen=True, eq=False)
-class NamedHead:
-    "A function from latents to attributes, with their names."
-    function:Callable               # (B, D) → (B, A), differentiable
-    names:tuple[str, ...]           # A of them
-    explained:tuple[float, ...] = ()    # R² on designs that it was not fitted to, where that is known
-
-    def __call__(self, z:Tensor) -> Tensor: return self.function(z)  # (B, D) → (B, A)
-
-
-def as_head(
-    head:Any,       # a function of latents with `names`, or an object with `predict` and `targets`, as a trained regression head is
-) -> Callable:      # (B, D) → (B, A), with `names`
-    "A head in the one form that explorers use; EpureError for what is none."
-    if callable(head) and hasattr(head, "names"): return head
-    if hasattr(head, "predict") and hasattr(head, "targets"): return NamedHead(lambda z: head.predict(z).to(z.device), tuple(head.targets))
-    raise EpureError(f"a {type(head).__name__} is no head: pass a differentiable function of latents with names, such as NamedHead(function, names)")
-
-# %% ../../nbs/explore/10_targets.ipynb #17e8f16b
 def varies(
     values:Tensor,  # (N,); NaN where unknown
 ) -> bool:
@@ -77,7 +58,7 @@ def best_ridge(
     line = fit_line(change(features), targets, ridge)
     return lambda u: line(change(u)), tuple(found.tolist())
 
-# %% ../../nbs/explore/10_targets.ipynb #d31f2358
+# %% ../../nbs/explore/10_targets.ipynb #2b386fd9
 def fit_head(
     space:LatentSpace,
     names:Sequence[str]|None = None,    # attributes; None: every one that is a measure and varies
@@ -96,7 +77,7 @@ def fit_head(
     line, explained = best_ridge(reading(space.posterior.mean[known]), targets[known])
     return NamedHead(lambda z: line(reading(z)), tuple(names), explained)
 
-# %% ../../nbs/explore/10_targets.ipynb #588c16c6
+# %% ../../nbs/explore/10_targets.ipynb #d31f2358
 def whitened_variance(
     space:LatentSpace,
 ) -> Tensor:        # (D,) float64
@@ -116,7 +97,7 @@ def typical_shell(
     low, high = gamma.ppf([(1 - share)/2, (1 + share)/2], a=float(mean**2/spread), scale=float(spread/mean))
     return float(low**.5), float(high**.5)
 
-# %% ../../nbs/explore/10_targets.ipynb #7f55056f
+# %% ../../nbs/explore/10_targets.ipynb #7014c9d1
 def head_jacobian(
     head:Callable,          # (B, D) → (B, A)
     space:LatentSpace,
@@ -143,7 +124,7 @@ def into_shell(
     norm = u.norm(dim=-1).clamp(min=1e-12)
     return u*(torch.minimum(torch.maximum(norm, low), high)/norm)[..., None]
 
-# %% ../../nbs/explore/10_targets.ipynb #86390ad9
+# %% ../../nbs/explore/10_targets.ipynb #1afa50e4
 def along_data(
     space:LatentSpace,
 ) -> Callable:      # (B, k, D) → (B, k, D), multiplication with C
@@ -180,7 +161,7 @@ def towards(
         u = tried[best, torch.arange(len(u))]
     return u
 
-# %% ../../nbs/explore/10_targets.ipynb #eeb552cc
+# %% ../../nbs/explore/10_targets.ipynb #d58dbe8d
 def check_asked(
     space:LatentSpace,
     head:Callable,                  # with `names`
@@ -209,7 +190,7 @@ def own_values(
         with torch.no_grad(): values = head(space.posterior.mean)[:, list(head.names).index(name)].double()
     return values[values.isfinite()]
 
-# %% ../../nbs/explore/10_targets.ipynb #c5868f51
+# %% ../../nbs/explore/10_targets.ipynb #8fd7b728
 @dataclass(frozen=True, eq=False)
 class Reached:
     "Latents that were moved to asked values, the best first."
@@ -249,7 +230,7 @@ def told_conditions(
         if name in asked: cond[:, k] = float(standardised([asked[name]], [name], space.statistics)[0])
     return cond
 
-# %% ../../nbs/explore/10_targets.ipynb #7fbd0132
+# %% ../../nbs/explore/10_targets.ipynb #eeb552cc
 def reach(
     space:LatentSpace,
     head:Callable,                  # (B, D) → (B, A) in the attributes' own units, differentiable, with `names`
@@ -278,7 +259,7 @@ def reach(
     return Reached(space, tuple(head.names), dict(asked), z[order], moved[order], before[order], predicted[order], pictures, measured_lengths(space, pictures),
                    tuple(designs[i] for i in order.tolist()), shell)
 
-# %% ../../nbs/explore/10_targets.ipynb #db885402
+# %% ../../nbs/explore/10_targets.ipynb #074ad2fd
 def reached_table(
     found:Reached,
     which:int = 0,  # of the latents
@@ -294,7 +275,7 @@ def reached_table(
     widths = [max(len(row[k]) for row in rows) for k in range(5)]
     return "\n".join("  ".join(cell.ljust(width) if k == 0 else cell.rjust(width) for k, (cell, width) in enumerate(zip(row, widths))).rstrip() for row in rows)
 
-# %% ../../nbs/explore/10_targets.ipynb #bf477239
+# %% ../../nbs/explore/10_targets.ipynb #db885402
 def reached_figure(
     found:Reached,
     which:int = 0,  # of the latents
@@ -322,7 +303,7 @@ def reached_figure(
     axes.legend(*unique_legend(axes), loc="upper center", bbox_to_anchor=(.4, 0, 0, -34/body), ncols=5, frameon=False, fontsize=8, handletextpad=.2, columnspacing=1)
     return figure
 
-# %% ../../nbs/explore/10_targets.ipynb #42dac292
+# %% ../../nbs/explore/10_targets.ipynb #23519c23
 def unique_legend(
     axes:Any,   # matplotlib's
 ) -> tuple[list, list]:     # handles, labels
@@ -351,7 +332,7 @@ def draw_reached(
         axes.plot(place(found.predicted[which, column]), row, "s", color=PALETTE[1], markersize=6, label="predicted")
     if name in found.measured: axes.plot(place(found.measured[name][which]), row, "o", color=PALETTE[0], markersize=4.5, label="measured")
 
-# %% ../../nbs/explore/10_targets.ipynb #f9ca668d
+# %% ../../nbs/explore/10_targets.ipynb #42dac292
 class TargetActions(Panel):
     "What a panel of targets does."
 
@@ -373,7 +354,7 @@ class TargetActions(Panel):
     @property
     def still(self) -> bytes: return self.picture.value
 
-# %% ../../nbs/explore/10_targets.ipynb #f6b4520e
+# %% ../../nbs/explore/10_targets.ipynb #c2221232
 class TargetPanel(TargetActions):
     "Sliders for attributes, and a latent that moves to where they are met."
 
