@@ -100,7 +100,7 @@ def page(tmp_path_factory):
         # a container has neither a sandbox for Chromium nor much shared memory
         browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-dev-shm-usage"])
         page = browser.new_page(viewport={"width": 1500, "height": 1750})
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(120_000)
         page.goto(f"{address}/lab/tree/walk.ipynb?token={TOKEN}")
         page.wait_for_selector(".jp-Notebook .jp-CodeCell")
         page.wait_for_function("() => window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'")

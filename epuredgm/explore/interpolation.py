@@ -206,7 +206,9 @@ class WalkActions(Panel):
 
     def write(self, path:str) -> None:
         "Writes the animation."
-        with open(path, "wb") as file: file.write(animation(self.tiles))
+        try:
+            with open(path, "wb") as file: file.write(animation(self.tiles))
+        except OSError as error: self.words.value = f"<b>{path} can't be written: {error.strerror}</b>"; return
         self.words.value = f"{path} was written, {2*len(self.tiles) - 2} frames"
 
     @property

@@ -15,9 +15,10 @@ from .pictures import FRAME, PALETTE, TEXT, blank_figure, colour, component_note
 if TYPE_CHECKING: from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['MAP_METHODS', 'LatentMap', 'latent_map', 'MapDrawing', 'map_drawing', 'scatter_measures', 'scatter_classes',
-           'spread_designs', 'pictures_on_map', 'MapPoint', 'latent_at', 'point_of', 'point_at', 'look_at_design',
-           'point_words', 'point_sheet', 'plane_sheet', 'MapActions', 'set_slider', 'click_canvas', 'MapPanel']
+__all__ = ['MAP_METHODS', 'LatentMap', 'check_method', 'latent_map', 'MapDrawing', 'map_drawing', 'scatter_measures',
+           'scatter_classes', 'spread_designs', 'pictures_on_map', 'MapPoint', 'latent_at', 'point_of', 'point_at',
+           'look_at_design', 'point_words', 'point_sheet', 'plane_sheet', 'MapActions', 'set_slider', 'click_canvas',
+           'MapPanel']
 
 # %% ../../nbs/explore/07_latent_map.ipynb #cad79609
 MAP_METHODS = ("pca", "tsne")
@@ -40,6 +41,13 @@ class LatentMap:
         return tuple(f"principal direction {k + 1}, prior standard deviations ({share:.0%} of the variance)" for k, share in enumerate(self.explained))
 
 # %% ../../nbs/explore/07_latent_map.ipynb #04e7b3de
+def check_method(
+    method:str,     # of a map
+) -> None:
+    "Raises EpureError for another way to the plane."
+    if method not in MAP_METHODS: raise EpureError(f"method is {method!r}{near_miss(method, MAP_METHODS)}, {there_are(MAP_METHODS)}")
+
+
 def latent_map(
     space:LatentSpace,
     method:str = "pca",         # or "tsne"
@@ -47,7 +55,7 @@ def latent_map(
     perplexity:float = 30.,     # of t-SNE: how many neighbours count, about; less than a third of the designs
 ) -> LatentMap:
     "A map of the designs; EpureError for another method or too few designs."
-    if method not in MAP_METHODS: raise EpureError(f"method is {method!r}{near_miss(method, MAP_METHODS)}, {there_are(MAP_METHODS)}")
+    check_method(method)
     check_several(space, f"a map by {method}", 2 if method == "pca" else 5)
     from sklearn.decomposition import PCA
     u = space.whitened.numpy()
@@ -275,7 +283,8 @@ class MapActions(Panel):
     def redraw(self) -> None:
         "A new map, when the method or the colour was changed; maps are made once."
         before, method = self.drawing and self.drawing.map.method, self.method.value
-        if method not in self.maps: self.maps[method] = latent_map(self.space, method, self.seed)
+        try: self.maps[method] = self.maps.get(method) or latent_map(self.space, method, self.seed)
+        except EpureError as error: self.words.value = f"<b>{error}</b>"; return
         self.drawing = map_drawing(self.maps[method], self.colour_by.value, figure=self.drawing and self.drawing.figure)
         self.first.disabled = self.second.disabled = method == "tsne"
         if self.point is not None: self.show(self.point if method == before else look_at_design(self.drawing.map, self.point.nearest))
@@ -340,6 +349,8 @@ class MapPanel(MapActions):
         clicks:bool = True,         # through ipympl, where it is installed
     ):
         import ipywidgets
+        check_method(method), check_several(space, "a map")
+        if colour_by is not None: attribute_of(space, colour_by)
         self.space, self.seed, self.drawing, self.maps = space, seed, None, {}
         self.method = ipywidgets.Dropdown(options=MAP_METHODS, value=method, description="map")
         self.colour_by = ipywidgets.Dropdown(options=[("nothing", None), *((name, name) for name in space.attributes)], description="colour")

@@ -366,6 +366,7 @@ class TargetPanel(TargetActions):
         import ipywidgets
         self.space, self.head = space, fit_head(space) if head is None else as_head(head)
         self.controls = {}
+        if asked: check_asked(space, self.head, asked)
         for name in self.head.names:
             own = own_values(space, self.head, name)
             low, high = float(own.min()), float(own.max())
