@@ -20,7 +20,7 @@ from ..models.contract import in_evaluation
 if TYPE_CHECKING: from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['MOST_POSITIONS', 'MOST_DIMENSIONS', 'by_position', 'latent_health', 'in_own_units', 'posterior_draws',
+__all__ = ['MOST_POSITIONS', 'DRAWN_DIMENSIONS', 'by_position', 'latent_health', 'in_own_units', 'posterior_draws',
            'norm_of_prior', 'health_figure', 'draw_nats', 'draw_spread', 'densities', 'draw_norms', 'draw_correlations',
            'draw_positions']
 
@@ -81,7 +81,7 @@ def norm_of_prior(
     return chi.pdf(norms, size)
 
 # %% ../../nbs/explore/11_latent_health.ipynb #e9d48c0e
-MOST_DIMENSIONS = 64  # dimensions drawn
+DRAWN_DIMENSIONS = 64  # dimensions drawn
 
 
 def health_figure(
@@ -93,7 +93,7 @@ def health_figure(
     health = latent_health(space, seed) if health is None else health
     draws = space.units.whiten(posterior_draws(space.model, space.designs, make_generator(seed, "health", device=device_of(space.model))))
     columns = draws if len(space.shape) == 1 else by_position(DiagonalNormal(draws, draws), space.shape).mean
-    order = health["kl_per_dimension"].argsort(descending=True)[:MOST_DIMENSIONS]
+    order = health["kl_per_dimension"].argsort(descending=True)[:DRAWN_DIMENSIONS]
     figure = blank_figure(1000, 620)
     figure.set_layout_engine("constrained")
     panels = figure.subplots(2, 2, width_ratios=(2.2, 1))
