@@ -51,7 +51,7 @@ def between(
     "The turn of a phase that runs during certain epochs, as stages in sequence do."
     return lambda progress: start <= progress.epochs_done < stop
 
-# %% ../../nbs/models/00_contract.ipynb #31e0ebbf
+# %% ../../nbs/models/00_contract.ipynb #35ee9f31
 @dataclass(frozen=True)
 class Stage:
     "Epochs of a training with an objective of their own."
@@ -61,7 +61,7 @@ class Stage:
     lr: float | None = None  # highest learning rate, None = training.lr
     batch_size: int | None = None  # designs a forward pass, None = training.batch_size
 
-# %% ../../nbs/models/00_contract.ipynb #35ee9f31
+# %% ../../nbs/models/00_contract.ipynb #07ba3173
 def in_evaluation(
     method: Callable,  # a method of a module, or a function of one
 ) -> Callable:  # the same, run in evaluation mode and without gradients
@@ -82,7 +82,7 @@ def in_evaluation(
 
     return wrapped
 
-# %% ../../nbs/models/00_contract.ipynb #07ba3173
+# %% ../../nbs/models/00_contract.ipynb #5c91b31b
 def check_designs(
     x: Tensor,  # (B, planes, H, W) in [0, 1]
     spec: DesignSpec,
@@ -102,7 +102,7 @@ def check_designs(
         raise EpureError(f"x runs from {x.min().item():.4g} to {x.max().item():.4g}; expected [0, 1] without NaN")
     return x
 
-# %% ../../nbs/models/00_contract.ipynb #5c91b31b
+# %% ../../nbs/models/00_contract.ipynb #96bee9c3
 def check_count(
     n: int,  # designs, or completions of each
 ) -> None:
@@ -110,7 +110,7 @@ def check_count(
     if not isinstance(n, Integral) or n < 0:
         raise EpureError(f"n is {n}, the number of designs or completions to draw was expected: give a whole number from 0 upwards")
 
-# %% ../../nbs/models/00_contract.ipynb #96bee9c3
+# %% ../../nbs/models/00_contract.ipynb #737c5bd5
 def keep_observed(
     x: Tensor,  # (B, planes, H, W), what was handed in
     observed: Tensor,  # (B, C) or (B, C, H, W) bool
@@ -120,7 +120,7 @@ def keep_observed(
     "The completion, with the observed pixels as they were."
     return torch.where(spec.planes_of(observed), x, completion)
 
-# %% ../../nbs/models/00_contract.ipynb #737c5bd5
+# %% ../../nbs/models/00_contract.ipynb #0af36e24
 def count_parameters(
     module: nn.Module,
 ) -> tuple[int, int]:  # all, and those that are trained
@@ -138,7 +138,7 @@ def parameter_table(
     width = max(len(row[0]) for row in rows)
     return "\n".join(f"{name:<{width}}  {total:>12,}  trained {trained:>12,}" for name, total, trained in rows)
 
-# %% ../../nbs/models/00_contract.ipynb #0af36e24
+# %% ../../nbs/models/00_contract.ipynb #d097f8e1
 class TrainableModel(nn.Module):
     "What the learner knows of a model: phases, losses, and what to say before training."
 
@@ -177,6 +177,13 @@ class TrainableModel(nn.Module):
         "What another training can start from, file name → tensors and plain values; asked for when a stage ends."
         return {}
 
+    def feature_paths(self) -> list[str]:
+        "Files of networks that a training looks through and leaves as they are; see *Networks that are looked through*."
+        return []
+
+    def take_features(self, files: dict[str, dict]) -> None:
+        "Takes the networks in these files, path → content, those that were found; raises what doesn't fit."
+
     def notes(self) -> list[str]:
         "What a user should know before training, one sentence each."
         return []
@@ -185,11 +192,17 @@ class TrainableModel(nn.Module):
         "Parameters by part, and the notes: what training prints first."
         return "\n".join([f"{type(self).__name__} for {', '.join(self.spec.components)}", parameter_table(self), *self.notes()])
 
-# %% ../../nbs/models/00_contract.ipynb #047d84a9
+# %% ../../nbs/models/00_contract.ipynb #b2b0cf8e
 class GenerativeModel(TrainableModel):
     "What every family of models promises; see the table above."
 
     has_latents = True  # whether encode and decode mean something
+    latent_dim: int  # D, of families with latents
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:  # its product is D
+        "The shape of a design's latents, of which D is the flattened size: (D,), or (channels, h, w) where latents have places."
+        return (self.latent_dim,)
 
     def sample(
         self,
@@ -216,13 +229,13 @@ class GenerativeModel(TrainableModel):
         self,
         x,  # (B, planes, H, W) in [0, 1]
         observed=None,  # (C,), (B, C) or (B, C, H, W) bool; None: everything
-    ):  # named fields: mean, logvar, (B, D) each
+    ):  # named fields: mean, logvar, (B, D) each, flattened from `latent_shape`
         "The latents of designs; raises EpureError where the family has none."
         raise EpureError(f"{type(self).__name__} has no latents; use sample or complete")
 
     def decode(
         self,
-        z,  # (B, D)
+        z,  # (B, D), flattened from `latent_shape`
         cond=None,  # (B, K), or (K,) for all; None withholds conditions
     ) -> Tensor:  # (B, planes, H, W) in [0, 1]
         "Expected pixels of latents; raises EpureError where the family has none."
