@@ -58,7 +58,7 @@ def random_conditions(
     "Conditions in [0, 1]."
     return torch.rand(n, spec.n_conditions, generator=random) if spec.conditions else None
 
-# %% ../../nbs/train/04_check_model.ipynb #e1000001
+# %% ../../nbs/train/04_check_model.ipynb #b415031e
 def promise(
     kept: bool,  # whether it is
     what: str,  # the promise, in words
@@ -75,7 +75,7 @@ def same(
     "Equal in shape and to single precision."
     return first.shape == second.shape and torch.allclose(first, second, atol=1e-5)
 
-# %% ../../nbs/train/04_check_model.ipynb #b415031e
+# %% ../../nbs/train/04_check_model.ipynb #5250ce61
 def check_losses(model: GenerativeModel, batch: Batch) -> None:
     "Losses: finite scalars, repeatable, with gradients for all parameters of their phase."
     model.train()
@@ -115,7 +115,7 @@ def check_learning(
                 model.after_phase(phase.name, progress)
     promise(bool(model.validation_losses(batch, generator(2))["objective"] < before * 2 / 3), "one batch can be learned by heart")
 
-# %% ../../nbs/train/04_check_model.ipynb #04e52ba7
+# %% ../../nbs/train/04_check_model.ipynb #813f81da
 def check_sampling(model: GenerativeModel) -> None:
     "Samples: shapes, range, repeatable, with and without conditions, none and one."
     spec = model.spec
@@ -126,7 +126,7 @@ def check_sampling(model: GenerativeModel) -> None:
         promise(torch.equal(drawn, model.sample(4, cond, generator=generator(4))), "samples repeat under a generator")
     promise(len(model.sample(0)) == 0 and len(model.sample(1)) == 1, "none and one may be sampled")
 
-# %% ../../nbs/train/04_check_model.ipynb #e1000004
+# %% ../../nbs/train/04_check_model.ipynb #bca3adc2
 def checked_subsets(
     n: int,  # components
 ) -> Tensor:  # (number of subsets, n) bool
@@ -136,7 +136,7 @@ def checked_subsets(
     each = torch.eye(n, dtype=torch.bool)
     return torch.cat([each, ~each, each[:1] & False, each[:1] | True])
 
-# %% ../../nbs/train/04_check_model.ipynb #e1000006
+# %% ../../nbs/train/04_check_model.ipynb #975c8f57
 def check_completing(model: GenerativeModel, batch: Batch) -> None:
     "Completions: every subset and a region, observed pixels untouched, repeatable, rows independent."
     spec, x, cond, B = model.spec, batch.x, batch.cond, len(batch.x)
@@ -159,7 +159,7 @@ def check_completing(model: GenerativeModel, batch: Batch) -> None:
     drawn, mask = model.complete(x.double(), observed), spec.planes_of(observed).expand_as(x)
     promise(torch.equal(drawn[0][mask], x.double()[mask]), "designs may come in double precision")
 
-# %% ../../nbs/train/04_check_model.ipynb #5250ce61
+# %% ../../nbs/train/04_check_model.ipynb #a037fc09
 def check_latents(model: GenerativeModel, batch: Batch) -> None:
     "Latents, where a family has them: rows independent, decoded to pixels; where it has none, it says so."
     if not model.has_latents:
@@ -198,7 +198,7 @@ def check_resume(
         resumed, straight = run("stopped", True), run("straight", False)
         promise(all(torch.equal(resumed[key], straight[key]) for key in straight), "a resumed run ends with the same weights")
 
-# %% ../../nbs/train/04_check_model.ipynb #832b6fae
+# %% ../../nbs/train/04_check_model.ipynb #f8182913
 def check_promises(
     name: str,  # of a registered model
     options: dict,  # of its section
@@ -229,7 +229,7 @@ def check_model(
     check_learning(small_model(name, options), small_batch(6))
     check_resume(name, options)
 
-# %% ../../nbs/train/04_check_model.ipynb #de5d801e
+# %% ../../nbs/train/04_check_model.ipynb #d9d2ccb1
 SPECS = tuple(
     DesignSpec(tuple(f"component {i}" for i in range(1, components + 1)), channels, height, width, ("stiffness", "life")[:conditions])
     for components, channels, height, width, conditions in
