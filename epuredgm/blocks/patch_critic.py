@@ -6,7 +6,6 @@
 __all__ = ['ADVERSARIAL', 'PatchCritic', 'critic_loss', 'drawer_loss', 'judged_as_constant']
 
 # %% ../../nbs/blocks/11_patch_critic.ipynb #133d75dd
-import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F

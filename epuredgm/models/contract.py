@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['always', 'Phase', 'every', 'between', 'Stage', 'in_evaluation', 'check_designs', 'check_count', 'keep_observed',
-           'count_parameters', 'parameter_table', 'TrainableModel', 'GenerativeModel']
+           'count_parameters', 'parameter_table', 'TrainableModel', 'EncodingModel', 'GenerativeModel']
 
 # %% ../../nbs/models/00_contract.ipynb #753a2733
 from collections.abc import Callable
@@ -193,8 +193,8 @@ class TrainableModel(nn.Module):
         return "\n".join([f"{type(self).__name__} for {', '.join(self.spec.components)}", parameter_table(self), *self.notes()])
 
 # %% ../../nbs/models/00_contract.ipynb #b2b0cf8e
-class GenerativeModel(TrainableModel):
-    "What every family of models promises; see the table above."
+class EncodingModel(TrainableModel):
+    "Designs as latents, and back; a family without latents inherits what says so."
 
     has_latents = True  # whether encode and decode mean something
     latent_dim: int  # D, of families with latents
@@ -203,6 +203,30 @@ class GenerativeModel(TrainableModel):
     def latent_shape(self) -> tuple[int, ...]:  # its product is D
         "The shape of a design's latents, of which D is the flattened size: (D,), or (channels, h, w) where latents have places."
         return (self.latent_dim,)
+
+    def encode(
+        self,
+        x,  # (B, planes, H, W) in [0, 1]
+        observed=None,  # (C,), (B, C) or (B, C, H, W) bool; None: everything
+    ):  # named fields: mean, logvar, (B, D) each, flattened from `latent_shape`
+        "The latents of designs; raises EpureError where the family has none."
+        raise EpureError(f"{type(self).__name__} has no latents; use sample or complete")
+
+    def decode(
+        self,
+        z,  # (B, D), flattened from `latent_shape`
+        cond=None,  # (B, K), or (K,) for all; None withholds conditions
+    ) -> Tensor:  # (B, planes, H, W) in [0, 1]
+        "Expected pixels of latents; raises EpureError where the family has none."
+        raise EpureError(f"{type(self).__name__} has no latents; use sample or complete")
+
+    def reconstruct(self, x, observed=None, cond=None) -> Tensor:  # as for encode and decode → (B, planes, H, W) in [0, 1]
+        "The picture at the mean of the latents: what is drawn beside a design while training."
+        return self.decode(self.encode(x, observed).mean, cond)
+
+# %% ../../nbs/models/00_contract.ipynb #d0482fd6
+class GenerativeModel(EncodingModel):
+    "What every family of models promises; see the table above."
 
     def sample(
         self,
@@ -224,30 +248,3 @@ class GenerativeModel(TrainableModel):
     ) -> Tensor:  # (n, B, planes, H, W)
         "Draws of what is not observed given what is; what is observed comes back untouched."
         raise NotImplementedError(f"{type(self).__name__} must define complete(x, observed, cond, n, generator)")
-
-    def encode(
-        self,
-        x,  # (B, planes, H, W) in [0, 1]
-        observed=None,  # (C,), (B, C) or (B, C, H, W) bool; None: everything
-    ):  # named fields: mean, logvar, (B, D) each, flattened from `latent_shape`
-        "The latents of designs; raises EpureError where the family has none."
-        raise EpureError(f"{type(self).__name__} has no latents; use sample or complete")
-
-    def decode(
-        self,
-        z,  # (B, D), flattened from `latent_shape`
-        cond=None,  # (B, K), or (K,) for all; None withholds conditions
-    ) -> Tensor:  # (B, planes, H, W) in [0, 1]
-        "Expected pixels of latents; raises EpureError where the family has none."
-        raise EpureError(f"{type(self).__name__} has no latents; use sample or complete")
-
-    def with_mixture(
-        self,
-        mixture,  # blocks.mixture.LatentMixture of the training designs
-    ) -> "GenerativeModel":  # with the same networks
-        "The same model with a mixture in place of its prior, in samples and completions; raises EpureError where completion asks no prior."
-        raise EpureError(f"{type(self).__name__} completes by its encoder, and no prior is asked that a mixture could take the place of; sample with sampler='mixture'")
-
-    def reconstruct(self, x, observed=None, cond=None) -> Tensor:  # as for encode and decode → (B, planes, H, W) in [0, 1]
-        "The picture at the mean of the latents: what is drawn beside a design while training."
-        return self.decode(self.encode(x, observed).mean, cond)
