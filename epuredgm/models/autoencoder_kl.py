@@ -9,7 +9,6 @@ __all__ = ['PerLevel', 'group_norm', 'NormedResidual', 'GridAttention', 'GridHal
            'PerceptualModel', 'CriticPhases', 'AutoencoderKL', 'autoencoder_notes', 'build_autoencoder_kl']
 
 # %% ../../nbs/models/04_autoencoder_kl.ipynb #002d880d
-from dataclasses import replace
 from math import prod
 from typing import Annotated, Literal
 
@@ -491,7 +490,7 @@ def autoencoder_notes(
     if config.masks and config.mask_objective == "matching" and model.beta < 0.03:
         notes.append("mask_objective: matching needs wider posteriors than so small a β leaves, and may diverge; use reconstruction, or raise kl_weight")
     if model.critic is not None:
-        when = f"joins after {config.discriminator_start} epochs" if config.discriminator_start else "is there from the start"
+        when = f"joins in epoch {config.discriminator_start + 1}" if config.discriminator_start else "is there from the start"
         notes.append(f"the critic {when}, with weight {config.adversarial_weight:g}; the best model is chosen by the objective without it")
     return [*notes, *model.perceptual_notes()]
 
