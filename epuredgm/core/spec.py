@@ -79,9 +79,10 @@ class DesignSpec(PlaneArithmetic):
     height: int | None = None         # pixels, None = any
     width: int | None = None          # pixels, None = any
     conditions: tuple[str, ...] = ()  # K names, in the order of the condition vector
+    attributes: tuple[str, ...] = ()  # A names of measures that no model is given but one may learn, in the order of `Batch.attributes`
 
     def __post_init__(self):
-        for name in ("components", "conditions"):
+        for name in ("components", "conditions", "attributes"):
             object.__setattr__(self, name, checked_names(getattr(self, name), name[:-1]))
         if not self.components: raise DataError("a design should have at least one component (got none), name one")
         for name in ("channels", "height", "width"):

@@ -26,7 +26,7 @@ class Batch:
     available: Tensor                # (B, C) bool, which components the data hold
     target: Tensor | None = None     # as x, where what is to be reproduced differs from x
     valid: Tensor | None = None      # (B, 1, H, W) bool, False on the padding of pages
-    attributes: Tensor | None = None # (B, A) float32, measures that are not conditions
+    attributes: Tensor | None = None # (B, A) float32, measures that are not conditions; NaN where a design lacks one
     names: list[str] | None = None   # B names
 
     def __len__(self) -> int: return len(self.x)
@@ -77,6 +77,7 @@ def checked_table(
     values: np.ndarray | Tensor | Sequence | None,  # (N, names)
     n: int,                                         # N
     names: Sequence[str],                           # of the columns
+    gaps: bool = False,                             # whether a design may lack a number: NaN
 ) -> Tensor | None:                                 # (N, names) float32; None where there are no columns
     "A table of finite numbers with a row a design, or a `DataError`."
     if values is None and not names: return None
@@ -85,7 +86,7 @@ def checked_table(
     if table is None or table.shape != (n, len(names)):
         raise DataError(f"the {what} {listing(names)} of {n} designs should have the shape {(n, len(names))} "
                         f"(got {None if table is None else tuple(table.shape)})")
-    bad = (~table.isfinite()).nonzero().tolist()
+    bad = (table.isinf() if gaps else ~table.isfinite()).nonzero().tolist()
     if bad: raise DataError(f"the {what} should be finite numbers (got {table[*bad[0]].item()} for "
                             f"{names[bad[0][1]]} of design {bad[0][0]}): mend or drop {'it' if len(bad) == 1 else f'these {len(bad)}'}")
     return table if names else None
@@ -120,18 +121,18 @@ class Designs:
         cond: np.ndarray | Tensor | None = None,        # (N, K) as the model shall see them
         available: np.ndarray | Tensor | None = None,   # (N, C) bool, None = every component of every design
         names: Sequence[str] | None = None,             # N names, None = their numbers
-        attributes: np.ndarray | Tensor | None = None,  # (N, A) measures that are not conditions
+        attributes: np.ndarray | Tensor | None = None,  # (N, A) measures that are not conditions; NaN where a design lacks one
         attribute_names: Sequence[str] = (),            # A names
     ):
         self.images = checked_images(spec, images)
         n, (height, width) = len(images), images.shape[-2:]
-        self.spec = replace(spec, height=int(height), width=int(width))
+        self.spec = replace(spec, height=int(height), width=int(width), attributes=tuple(attribute_names))
         self.cond = checked_table("conditions", cond, n, spec.conditions)
         self.available = checked_available(spec, available, images)
         self.names = [str(i) for i in range(n)] if names is None else [str(name) for name in names]
         if len(self.names) != n: raise DataError(f"{n} designs should have as many names (got {len(self.names)})")
-        self.attribute_names = tuple(attribute_names)
-        self.attributes = checked_table("attributes", attributes, n, self.attribute_names)
+        self.attribute_names = self.spec.attributes
+        self.attributes = checked_table("attributes", attributes, n, self.attribute_names, gaps=True)
         self.rows = np.arange(n)  # which rows of `images` these designs are; all of them unless this is a subset
         self.device = images.device if isinstance(images, Tensor) else torch.device("cpu")
         move_tables(self, self.device)

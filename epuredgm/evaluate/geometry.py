@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['SHARES', 'SHARED', 'TELLS', 'ink_positions', 'shape_numbers', 'GeometryReadout', 'with_products', 'shared_parameters',
-           'softened', 'fit_readout', 'concordance', 'telling_pairs', 'pairs_agreement', 'agreement_scores',
-           'completion_agreement', 'geometry_scores', 'geometry_figure']
+           'softened', 'fit_readout', 'parameter_measure', 'concordance', 'telling_pairs', 'pairs_agreement',
+           'agreement_scores', 'completion_agreement', 'geometry_scores', 'geometry_figure']
 
 # %% ../../nbs/evaluate/09_geometry.ipynb #f59e788f
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -130,6 +130,17 @@ def fit_readout(
         weights.append(torch.linalg.solve(normal, basis.T @ ((wanted - spread[0]) / spread[1])))
         explained.append(1 - (tried @ weights[-1] - truth).square().mean(0) / truth.var(0, correction=0))
     return GeometryReadout(centre, scale, torch.stack(weights), torch.stack(explained), spread)
+
+# %% ../../nbs/evaluate/09_geometry.ipynb #37060ac3
+def parameter_measure(
+    readout: GeometryReadout,
+) -> Callable[[Tensor], dict[str, Tensor]]:  # (B, 5, H, W) → parameter → (B,), NaN where nothing could be read
+    "What measures the shared parameters of drawings, of those that some component tells."
+    def measure(x):
+        told = torch.where(readout.explained >= TELLS, readout.read(x), torch.nan).nanmean(1)
+        values = readout.spread[0] + readout.spread[1] * told
+        return {name: values[:, p].float() for p, name in enumerate(SHARED) if (readout.explained[:, p] >= TELLS).any()}
+    return measure
 
 # %% ../../nbs/evaluate/09_geometry.ipynb #9ce4d4ed
 def concordance(

@@ -29,6 +29,7 @@ from .classifiers import ComponentClassifiers, load_classifiers, refuse_foreign
 from .coherence import coherence_figure, coherence_scores
 from .completion import all_completions, completion_figure
 from .conditions import draw_asked, fidelity_figure, fidelity_scores, measured_conditions
+from .disentanglement import disentanglement_figure, disentanglement_scores
 from .drawings import (
     copying_figure, copying_scores, drawing_figure, drawing_scores, ink_thresholds, measure_drawings, nearest_designs)
 from .frechet import FeatureNetwork, feature_network
@@ -186,10 +187,25 @@ def latents_section(
     figures = {"latents": latents_figure(scores)}
     train = run.data.train.subset(slice(0, 5000))
     if designs.attributes is not None and designs.attribute_names == train.attribute_names:
-        means = encode_designs(run, train, setting.batch_size).mean, posterior.mean
-        tables = [tuple(None if t is None else t.cpu() for t in (getattr(train, kind), getattr(designs, kind))) for kind in ("cond", "attributes")]
+        known = [~each.attributes.isnan().any(1).cpu() for each in (train, designs)]  # designs that lack an attribute are not read
+        means = encode_designs(run, train, setting.batch_size).mean[known[0]], posterior.mean[known[1]]
+        tables = [tuple(None if t is None else t.cpu()[k] for t, k in zip((getattr(train, kind), getattr(designs, kind)), known)) for kind in ("cond", "attributes")]
         scores["readout"] = readout_scores(means, *tables, designs.attribute_names, setting.seed)
     return scores, figures
+
+# %% ../../nbs/evaluate/05_report.ipynb #9b08dc59
+def disentanglement_section(
+    setting: Setting,
+) -> tuple[dict, dict]:  # scores, figures by name
+    "Whether single dimensions stand for single attributes; an AR-VAE says which shall."
+    run, designs = setting.run, setting.designs
+    model = getattr(run, "model", None)
+    if not getattr(model, "has_latents", True): raise NotMeasured("this family of models has no latents")
+    if designs.attributes is None: raise NotMeasured("these data have no attributes")
+    codes = encode_designs(run, designs, setting.batch_size).mean
+    try: scores = disentanglement_scores(codes, designs.attributes, designs.attribute_names, getattr(model, "dimensions", None), seed=setting.seed)
+    except DataError as reason: raise NotMeasured(str(reason)) from reason
+    return scores, {"disentanglement": disentanglement_figure(scores)}
 
 # %% ../../nbs/evaluate/05_report.ipynb #47448f05
 def conditions_section(
@@ -302,6 +318,7 @@ def table_cells(
 # %% ../../nbs/evaluate/05_report.ipynb #94f8ee72
 HEADLINES = (
     "reconstruction/overall/*", "latents/kl", "latents/active_units", "latents/kl_to_prior", "latents/readout/*",
+    "disentanglement/overall/*", "disentanglement/attributes/*/correlation",
     "conditions/*/*/correlation", "conditions/*/*/error", "completion/*/others/pooled/*", "completion/withheld/others/*/mean_ratio",
     "drawings/*/*/centroid", "drawings/*/*/pieces", "drawings/*/*/overlap", "drawings/nearest/*", "coherence/classifiers/*",
     "coherence/joint/*/all", "coherence/joint/*/pairs", "coherence/conditional/*", "coherence/frechet/*/mean", "coherence/frechet/*/sample",
@@ -366,7 +383,7 @@ def page(
 
 # %% ../../nbs/evaluate/05_report.ipynb #bae37b5e
 SECTIONS: dict[str, Callable[[Setting], tuple[dict, dict]]] = {
-    "reconstruction": reconstruction_section, "latents": latents_section, "conditions": conditions_section,
+    "reconstruction": reconstruction_section, "latents": latents_section, "disentanglement": disentanglement_section, "conditions": conditions_section,
     "completion": completion_section, "drawings": drawings_section, "coherence": coherence_section,
 }
 

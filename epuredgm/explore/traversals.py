@@ -4,20 +4,20 @@
 
 # %% ../../nbs/explore/02_traversals.ipynb #fdc19c87
 from __future__ import annotations
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor
 from ..blocks.gaussians import kl_normal_per_dimension
-from ..core.errors import DataError
+from ..core.errors import DataError, near_miss, there_are
 from .pictures import Mirror, colour, component_notes, sheet
 from ..models.contract import GenerativeModel, in_evaluation
 if TYPE_CHECKING: from matplotlib.figure import Figure
 
 # %% auto #0
 __all__ = ['dimensions_by_kl', 'prior_moments', 'device_of', 'traversal', 'starting_latent', 'one', 'repeated', 'traversal_sheet',
-           'interpolate', 'between_ends', 'interpolation_sheet']
+           'measured_traversal', 'attribute_sheet', 'interpolate', 'between_ends', 'interpolation_sheet']
 
 # %% ../../nbs/explore/02_traversals.ipynb #006217ec
 @in_evaluation
@@ -108,6 +108,41 @@ def traversal_sheet(
     tiles = np.stack([colour(row, model.spec, mirror) for row in pictures])
     titles = [f"z{dimension}\nKL {kl[dimension].item():.2f}" for dimension in order[:rows]]
     return sheet(tiles, heading, [f"{value:+g}" if value else "0" for value in values], titles, notes=component_notes(model.spec), zoom=zoom)
+
+# %% ../../nbs/explore/02_traversals.ipynb #e51c1631
+def measured_traversal(
+    model:GenerativeModel,
+    measure:Callable[[Tensor], dict[str, Tensor]],  # (B, planes, H, W) → attribute → (B,)
+    dimensions:dict[str, int],      # attribute → its latent dimension, one a row
+    x:Tensor|None=None,             # (planes, H, W), where to start; None: the mean of the prior
+    values:Sequence[float]=(-3, -2, -1, 0, 1, 2, 3),    # one a column, in standard deviations of the prior
+    cond:Tensor|None=None,          # (K,), in the model's units
+) -> tuple[Tensor, Tensor]:         # (rows, columns, planes, H, W) in [0, 1]; (rows, columns), NaN where nothing could be measured
+    "Each attribute's dimension moved through the values, and the attribute that the decoded designs have."
+    pictures = traversal(model, x, list(dimensions.values()), values, cond).cpu()
+    measured = measure(pictures.flatten(0, 1))
+    absent = [name for name in dimensions if name not in measured]
+    if absent: raise DataError(f"{absent[0]} can't be measured{near_miss(absent[0], measured)}, {there_are(measured)}: leave it out of the dimensions")
+    return pictures, torch.stack([measured[name].reshape(pictures.shape[:2])[row] for row, name in enumerate(dimensions)])
+
+# %% ../../nbs/explore/02_traversals.ipynb #f01e7f30
+def attribute_sheet(
+    model:GenerativeModel,
+    measure:Callable[[Tensor], dict[str, Tensor]],  # as for `measured_traversal`
+    dimensions:dict[str, int],      # attribute → its latent dimension
+    x:Tensor|None=None,             # (planes, H, W), where to start; None: the mean of the prior
+    values:Sequence[float]=(-3, -2, -1, 0, 1, 2, 3),    # in standard deviations of the prior
+    cond:Tensor|None=None,          # (K,), in the model's units
+    mirror:Mirror=None,             # the edge that is the axis of half-sections
+    heading:str="",  # over the sheet, empty = none
+    zoom:int|None=None,  # screen pixels a pixel, None = what fits
+) -> "Figure":
+    "One attribute a row: its dimension moved, the attribute measured on every picture."
+    pictures, measured = measured_traversal(model, measure, dimensions, x, values, cond)
+    tiles = np.stack([colour(row, model.spec, mirror) for row in pictures])
+    titles = [f"{name}\nz{dimension}" for name, dimension in dimensions.items()]
+    captions = ["–" if value.isnan() else f"{value.item():.3g}" for value in measured.flatten()]
+    return sheet(tiles, heading, [f"{value:+g}" if value else "0" for value in values], titles, captions, component_notes(model.spec), zoom)
 
 # %% ../../nbs/explore/02_traversals.ipynb #d03912a8
 @in_evaluation

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['INITIAL_LOGVAR', 'DECODED_AT_ONCE', 'grid_features', 'Encoder', 'Decoder', 'evidence_terms', 'BetaVAEConfig',
-           'draw_shown', 'kl_between', 'posteriors', 'reconstruction_terms', 'training_terms', 'LatentModel',
-           'SubsetModel', 'BetaVAE', 'collapse_notes', 'build_beta_vae']
+           'draw_shown', 'kl_between', 'posteriors', 'DrawnTerms', 'weighed_terms', 'reconstruction_terms',
+           'drawn_terms', 'LatentModel', 'SubsetModel', 'BetaVAE', 'collapse_notes', 'build_beta_vae']
 
 # %% ../../nbs/models/01_beta_vae.ipynb #a8cba5ea
+from dataclasses import dataclass
 from itertools import repeat
 from typing import Literal
 
@@ -199,6 +200,28 @@ def posteriors(
     fixed = DiagonalNormal(mean.detach(), logvar.detach())
     return DiagonalNormal(mean, logvar), kl_between(fixed, DiagonalNormal(part_mean, part_logvar))
 
+# %% ../../nbs/models/01_beta_vae.ipynb #6717da41
+@dataclass(frozen=True)
+class DrawnTerms:
+    "What each design of a batch costs, with gradients, before anything is weighed."
+
+    z: Tensor  # (B, D), the latents that were drawn and decoded
+    kl: Tensor  # (B,), nats
+    matching: Tensor  # (B,), nats, what subsets add
+    recon: Tensor  # (B,), nats, as it is trained
+    elbo: Tensor  # (B,), nats, β = 1 and constants included
+
+
+def weighed_terms(
+    drawn: DrawnTerms,
+    beta: float,  # weight of the KL
+    matching_weight: float = 1.0,  # weight of what subsets add
+) -> dict[str, Tensor]:  # loss, recon_loss, kl, matching, elbo: scalars in nats, mean over the batch
+    "The loss of a batch and its terms, of which the loss alone has gradients."
+    terms = {"recon_loss": drawn.recon.mean(), "kl": drawn.kl.mean(), "matching": drawn.matching.mean(), "elbo": drawn.elbo.mean()}
+    loss = terms["recon_loss"] + beta * terms["kl"] + matching_weight * terms["matching"]
+    return {"loss": loss, **{name: value.detach() for name, value in terms.items()}}
+
 # %% ../../nbs/models/01_beta_vae.ipynb #4306635d
 def reconstruction_terms(
     model: GenerativeModel,  # with a decoder, a likelihood and weights
@@ -220,21 +243,17 @@ def reconstruction_terms(
     return recon, elbo
 
 
-def training_terms(
+def drawn_terms(
     model: GenerativeModel,  # a BetaVAE
     batch,  # data.designs.Batch
     observed: Tensor,  # (B, C) or (B, C, H, W) bool, what the encoder is shown
     keep: Tensor | None,  # (B,) bool, which designs keep their condition; None keeps all
-    beta: float,  # weight of the KL
     generator: torch.Generator | None,  # on the device of the batch
-) -> dict[str, Tensor]:  # loss, recon_loss, kl, matching, elbo: scalars in nats, mean over the batch
-    "The objective of a batch and its terms."
+) -> DrawnTerms:
+    "Latents drawn from the posterior of each design, and what they cost."
     posterior, matching = posteriors(model, batch, observed, keep)
-    kl = posterior.kl()
-    recon, elbo = reconstruction_terms(model, posterior.sample(generator), kl, batch, batch.available, keep)
-    terms = {"recon_loss": recon.mean(), "kl": kl.mean(), "matching": matching.mean(), "elbo": elbo.mean()}
-    loss = terms["recon_loss"] + beta * terms["kl"] + terms["matching"]
-    return {"loss": loss, **{k: v.detach() for k, v in terms.items()}}
+    kl, z = posterior.kl(), posterior.sample(generator)
+    return DrawnTerms(z, kl, matching, *reconstruction_terms(model, z, kl, batch, batch.available, keep))
 
 # %% ../../nbs/models/01_beta_vae.ipynb #1f1a83cf
 DECODED_AT_ONCE = 512  # designs; bounds the memory of large requests
@@ -243,7 +262,7 @@ DECODED_AT_ONCE = 512  # designs; bounds the memory of large requests
 class LatentModel(GenerativeModel):
     "Generation with an `encoder`, a `decoder` and a `likelihood` around one latent vector a design."
 
-    decoded_at_once = DECODED_AT_ONCE
+    latent_dim: int  # D
 
     def encode(self, x, observed=None) -> DiagonalNormal:  # (B, planes, H, W), observed as in `check_observed`
         "Posterior over latents of what is observed; differentiable."
@@ -255,7 +274,7 @@ class LatentModel(GenerativeModel):
         if z.dim() != 2 or z.shape[1] != self.latent_dim:
             raise EpureError(f"z has shape {tuple(z.shape)}; expected (B, {self.latent_dim})")
         cond = check_conditions(cond, len(z), self.spec, z.device)
-        parts = zip(z.split(self.decoded_at_once), repeat(None) if cond is None else cond.split(self.decoded_at_once))
+        parts = zip(z.split(DECODED_AT_ONCE), repeat(None) if cond is None else cond.split(DECODED_AT_ONCE))
         return torch.cat([self.likelihood.mean(self.decoder(*part)) for part in parts])
 
     def in_own_precision(self, x: Tensor) -> Tensor:  # of any floating type → that of the parameters
@@ -288,7 +307,7 @@ class LatentModel(GenerativeModel):
 
 # %% ../../nbs/models/01_beta_vae.ipynb #b6e2adef
 class SubsetModel(LatentModel):
-    "Training on designs that are shown in part: schedules drawn, then `terms`, the objective of a family."
+    "Training on designs that are shown in part: schedules drawn, then the family's terms, then the objective that weighs them."
 
     def check_one_size(self) -> None:
         "Raises ConfigError where pictures have no common size: the networks end in vectors."
@@ -302,30 +321,30 @@ class SubsetModel(LatentModel):
         weights = relative_weights(self.config.recon_weights, self.spec.n_components).repeat_interleave(self.spec.channels)
         self.register_buffer("weights", weights[:, None, None], persistent=False)
 
-    @property
-    def beta(self) -> float:
-        "Weight of the KL after its ramp, beside a reconstruction in nats."
-        return self.config.beta
+    def draw_terms(self, batch, observed, keep, generator) -> DrawnTerms:
+        "Latents of a batch of which `observed` is shown, and what each design costs; differentiable."
+        raise NotImplementedError(f"{type(self).__name__} must define draw_terms(batch, observed, keep, generator)")
+
+    def objective(self, drawn, beta, batch) -> dict[str, Tensor]:
+        "The loss and its terms. A model built around this one may set its own in the place of this."
+        return weighed_terms(drawn, beta)
 
     def terms(self, batch, observed, keep, beta, generator) -> dict[str, Tensor]:
         "The loss of a batch of which `observed` is shown, and its terms: scalars in nats."
-        raise NotImplementedError(f"{type(self).__name__} must define terms(batch, observed, keep, beta, generator)")
-
-    def scheduled(self, batch, progress, generator) -> tuple[Tensor, Tensor, float]:  # observed, keep and beta, as `terms` takes them
-        "What a training batch is shown, whose conditions are dropped, and β, as far as they have grown."
-        observed = draw_shown(self.config, batch.available, batch.x.shape[-2:], progress, generator)
-        keep = draw_kept_conditions(len(batch.x), self.config.cond_drop, generator, batch.x.device)
-        return observed, keep, linear_warmup(progress, self.config.kl_warmup_epochs, end=self.beta)
+        return self.objective(self.draw_terms(batch, observed, keep, generator), beta, batch)
 
     def losses(self, batch, progress, generator) -> dict[str, Tensor]:
         "The objective of a training batch: masked, conditions dropped, β and masking as far as they have grown."
-        return self.terms(batch, *self.scheduled(batch, progress, generator), generator)
+        observed = draw_shown(self.config, batch.available, batch.x.shape[-2:], progress, generator)
+        keep = draw_kept_conditions(len(batch.x), self.config.cond_drop, generator, batch.x.device)
+        beta = linear_warmup(progress, self.config.kl_warmup_epochs, end=self.config.beta)
+        return self.terms(batch, observed, keep, beta, generator)
 
     def validation_losses(self, batch, generator) -> dict[str, Tensor]:
         "The terms on clean, complete input at the final β, and what the masks of the end of training add by `matching`."
         whole = self.config.mask_objective != "matching"  # there, a mask would change the other terms
         shown = batch.available if whole else draw_shown(self.config, batch.available, batch.x.shape[-2:], Progress.end(), generator)
-        terms = self.terms(batch, shown, None, self.beta, generator)
+        terms = self.terms(batch, shown, None, self.config.beta, generator)
         return {"objective" if name == "loss" else name: value for name, value in terms.items()}
 
     def notes(self) -> list[str]:
@@ -350,9 +369,9 @@ class BetaVAE(SubsetModel):
         self.decoder = Decoder(spec, **trunk, cond_features=config.cond_features)
         self.take_likelihood()
 
-    def terms(self, batch, observed, keep, beta, generator) -> dict[str, Tensor]:
-        "See `training_terms`."
-        return training_terms(self, batch, observed, keep, beta, generator)
+    def draw_terms(self, batch, observed, keep, generator) -> DrawnTerms:
+        "See `drawn_terms`."
+        return drawn_terms(self, batch, observed, keep, generator)
 
 # %% ../../nbs/models/01_beta_vae.ipynb #a6acc31a
 def collapse_notes(

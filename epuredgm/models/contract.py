@@ -166,6 +166,9 @@ class TrainableModel(nn.Module):
     def after_phase(self, name: str, progress: Progress) -> None:
         "Called after each step of a phase: the place for gates, codebooks and averages, whose state is in buffers."
 
+    def look_at(self, designs) -> None:
+        "Sees the training designs once, before a training begins: raises what they lack, keeps in buffers what it needs of them."
+
     def pretrained_paths(self) -> list[str]:
         "Files with parts that another training made; they are read before a training and handed to `take_pretrained`."
         return []

@@ -27,7 +27,7 @@ from ..core.config import ModelSection
 from ..core.errors import ConfigError, RunError, listing
 from ..core.registry import models
 from ..core.spec import DesignSpec
-from .beta_vae import INITIAL_LOGVAR, Decoder, Encoder, SubsetModel, training_terms
+from .beta_vae import INITIAL_LOGVAR, Decoder, DrawnTerms, Encoder, SubsetModel, drawn_terms
 from .contract import Phase, Stage, between, check_designs
 from .gmrf_mvae import components_of
 
@@ -390,9 +390,9 @@ class MetaVAE(SharedMarginals):
         self.register_buffer("stage", torch.tensor(int(not self.first_stage)))  # 0 while the marginal VAEs are trained
         self.marginals.requires_grad_(bool(self.first_stage))
 
-    def terms(self, batch, observed, keep, beta, generator) -> dict[str, Tensor]:
-        "See `beta_vae.training_terms`."
-        return training_terms(self, batch, observed, keep, beta, generator)
+    def draw_terms(self, batch, observed, keep, generator) -> DrawnTerms:
+        "See `beta_vae.drawn_terms`."
+        return drawn_terms(self, batch, observed, keep, generator)
 
     def paint(self, codes: Tensor) -> Tensor:  # (B, C, d) → (B, planes, H, W)
         "Outputs of the marginal decoders, before the likelihood."
