@@ -262,7 +262,7 @@ DECODED_AT_ONCE = 512  # designs; bounds the memory of large requests
 class LatentModel(GenerativeModel):
     "Generation with an `encoder`, a `decoder` and a `likelihood` around one latent vector a design."
 
-    latent_dim: int  # D
+    decoded_at_once = DECODED_AT_ONCE
 
     def encode(self, x, observed=None) -> DiagonalNormal:  # (B, planes, H, W), observed as in `check_observed`
         "Posterior over latents of what is observed; differentiable."
@@ -274,7 +274,7 @@ class LatentModel(GenerativeModel):
         if z.dim() != 2 or z.shape[1] != self.latent_dim:
             raise EpureError(f"z has shape {tuple(z.shape)}; expected (B, {self.latent_dim})")
         cond = check_conditions(cond, len(z), self.spec, z.device)
-        parts = zip(z.split(DECODED_AT_ONCE), repeat(None) if cond is None else cond.split(DECODED_AT_ONCE))
+        parts = zip(z.split(self.decoded_at_once), repeat(None) if cond is None else cond.split(self.decoded_at_once))
         return torch.cat([self.likelihood.mean(self.decoder(*part)) for part in parts])
 
     def in_own_precision(self, x: Tensor) -> Tensor:  # of any floating type → that of the parameters
@@ -321,6 +321,11 @@ class SubsetModel(LatentModel):
         weights = relative_weights(self.config.recon_weights, self.spec.n_components).repeat_interleave(self.spec.channels)
         self.register_buffer("weights", weights[:, None, None], persistent=False)
 
+    @property
+    def beta(self) -> float:
+        "Weight of the KL after its ramp, beside a reconstruction in nats."
+        return self.config.beta
+
     def draw_terms(self, batch, observed, keep, generator) -> DrawnTerms:
         "Latents of a batch of which `observed` is shown, and what each design costs; differentiable."
         raise NotImplementedError(f"{type(self).__name__} must define draw_terms(batch, observed, keep, generator)")
@@ -333,18 +338,21 @@ class SubsetModel(LatentModel):
         "The loss of a batch of which `observed` is shown, and its terms: scalars in nats."
         return self.objective(self.draw_terms(batch, observed, keep, generator), beta, batch)
 
-    def losses(self, batch, progress, generator) -> dict[str, Tensor]:
-        "The objective of a training batch: masked, conditions dropped, β and masking as far as they have grown."
+    def scheduled(self, batch, progress, generator) -> tuple[Tensor, Tensor, float]:  # observed, keep and beta, as `terms` takes them
+        "What a training batch is shown, whose conditions are dropped, and β, as far as they have grown."
         observed = draw_shown(self.config, batch.available, batch.x.shape[-2:], progress, generator)
         keep = draw_kept_conditions(len(batch.x), self.config.cond_drop, generator, batch.x.device)
-        beta = linear_warmup(progress, self.config.kl_warmup_epochs, end=self.config.beta)
-        return self.terms(batch, observed, keep, beta, generator)
+        return observed, keep, linear_warmup(progress, self.config.kl_warmup_epochs, end=self.beta)
+
+    def losses(self, batch, progress, generator) -> dict[str, Tensor]:
+        "The objective of a training batch: masked, conditions dropped, β and masking as far as they have grown."
+        return self.terms(batch, *self.scheduled(batch, progress, generator), generator)
 
     def validation_losses(self, batch, generator) -> dict[str, Tensor]:
         "The terms on clean, complete input at the final β, and what the masks of the end of training add by `matching`."
         whole = self.config.mask_objective != "matching"  # there, a mask would change the other terms
         shown = batch.available if whole else draw_shown(self.config, batch.available, batch.x.shape[-2:], Progress.end(), generator)
-        terms = self.terms(batch, shown, None, self.config.beta, generator)
+        terms = self.terms(batch, shown, None, self.beta, generator)
         return {"objective" if name == "loss" else name: value for name, value in terms.items()}
 
     def notes(self) -> list[str]:

@@ -223,6 +223,13 @@ class EncodingModel(TrainableModel):
         "Expected pixels of latents; raises EpureError where the family has none."
         raise EpureError(f"{type(self).__name__} has no latents; use sample or complete")
 
+    def with_mixture(
+        self,
+        mixture,  # blocks.mixture.LatentMixture of the training designs
+    ) -> "GenerativeModel":  # with the same networks
+        "The same model with a mixture in place of its prior, in samples and completions; raises EpureError where completion asks no prior."
+        raise EpureError(f"{type(self).__name__} completes by its encoder, and no prior is asked that a mixture could take the place of; sample with sampler='mixture'")
+
     def reconstruct(self, x, observed=None, cond=None) -> Tensor:  # as for encode and decode → (B, planes, H, W) in [0, 1]
         "The picture at the mean of the latents: what is drawn beside a design while training."
         return self.decode(self.encode(x, observed).mean, cond)
