@@ -295,6 +295,7 @@ class TrainingConfig(Section):
     channels_last: bool = True                     # memory layout of pictures, the faster one for convolutions
     compile: bool = False                          # torch.compile; slower on processors
     early_stopping: PositiveInt | None = None      # epochs without improvement before stopping, None = never
+    val_interval: PositiveInt = 1                  # epochs between validations; the last epoch always has one
     check_every: PositiveInt = 1                   # epochs between checkpoints
     checkpoint_minutes: PositiveFloat | None = None    # minutes between checkpoints within an epoch, None = none
     keep_checkpoints: PositiveInt = 2              # how many stay, beside the best
@@ -313,6 +314,8 @@ class TrackingConfig(Section):
     wandb: bool = False                            # Weights & Biases
     wandb_project: Annotated[str, Field(min_length=1)] = "epuredgm"
     wandb_mode: Literal["online", "offline"] = "online"
+    wandb_name: Annotated[str, Field(min_length=1)] | None = None  # of the run there, None = the folder's
+    wandb_tags: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     triplets: NonNegativeInt | None = 8            # validation designs drawn as picture triplets, 0 = none, None = all
 
 

@@ -31,6 +31,7 @@ class Entry:
     name: str              # the name proper, also where an alias was asked for
     build: Callable        # a model: (section, spec) → model; data: section → splits
     config: type | None    # the class that validates the section, None = nothing to configure
+    listed: bool = True    # whether `names` has it
 
     @property
     def origin(self) -> str: return ".".join(defined_as(self.build))  # for messages
@@ -65,12 +66,13 @@ class Registry:
         name: str,                    # what `type` says in a configuration
         config: type | None = None,   # the class that validates the section
         aliases: Iterable[str] = (),  # other names for the same
+        listed: bool = True,          # False: it is found by name, and no member of the family that `names` lists
     ) -> Callable:                    # a decorator that gives back what it decorates
         "Registers the decorated class or function as the builder of `name`."
         aliases = tuple(aliases)
         def decorate(build):
             # No lock here: an importing thread already holds Python's import lock, and two locks in either order stall.
-            new = Entry(name, build, config)
+            new = Entry(name, build, config, listed)
             for key in (name, *aliases):
                 old = self._entries.get(self._aliases.get(key, key))
                 if old is not None and keeps_name(self.package, old, new): return build
@@ -85,9 +87,9 @@ class Registry:
     def get(self, name: str) -> Entry: return look_up(self, name)
 
     def names(self) -> list[str]:
-        "The names proper, sorted."
+        "The names proper that are listed, sorted."
         scan(self)
-        return sorted(self._entries)
+        return sorted(name for name, entry in self._entries.items() if entry.listed)
 
 # %% ../../nbs/core/02_registry.ipynb #e755678b
 def scan(

@@ -284,7 +284,7 @@ class Records:
         self.write_bytes("metrics.jsonl", b"".join(map(json_bytes, kept)))
 
 # %% ../../nbs/core/06_runs.ipynb #cc2ed480
-WRITTEN = ("checkpoints", "pictures", "samples", "tensorboard", "wandb", "eval", "metrics.jsonl", "design.json")
+WRITTEN = ("checkpoints", "pictures", "samples", "tensorboard", "wandb", "eval", "inference", "metrics.jsonl", "design.json", "target_norm_stats.json")
 
 
 def clear(

@@ -142,6 +142,8 @@ def parameter_table(
 class TrainableModel(nn.Module):
     "What the learner knows of a model: phases, losses, and what to say before training."
 
+    best_name = ""  # of the validation term whose best value is logged each epoch, as best/val_NAME; "" for none
+
     def __init__(self, spec: DesignSpec):  # what the designs are made of
         super().__init__()
         self.spec = spec

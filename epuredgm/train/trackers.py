@@ -222,7 +222,8 @@ def open_wandb(
 ):
     "A W&B run that is silent, belongs to nobody else, and lives in the run folder."
     settings = wandb.Settings(mode=mode, root_dir=str(run.path), silent=True, console="off", reinit="create_new", init_timeout=30)
-    return wandb.init(project=config.tracking.wandb_project, name=run.path.name, id=identity, resume="allow" if mode == "online" else None,
+    tracking = config.tracking
+    return wandb.init(project=tracking.wandb_project, name=tracking.wandb_name or run.path.name, tags=tracking.wandb_tags or None, id=identity, resume="allow" if mode == "online" else None,
                       config=wandb_config(config), allow_val_change=True, settings=settings)
 
 # %% ../../nbs/train/01_trackers.ipynb #0504d378
@@ -259,7 +260,7 @@ class WandbTracker(Tracker):
         run.write_json("wandb.json", {"id": identity, "project": config.tracking.wandb_project})
         self.run = online_or_offline(self.module, run, config, identity)
         for name in (STEP, EPOCH): self.run.define_metric(name, hidden=name == STEP)
-        for name in ("train/*", "val/*", "time_per_epoch", "lr"): self.run.define_metric(name, step_metric=axis(name))
+        for name in ("train/*", "val/*", "best/*", "time_per_epoch", "lr"): self.run.define_metric(name, step_metric=axis(name))
 
     def log(self, record, step, epoch):
         self.run.log({name: plain(value) for name, value in record.items()} | place(record, step, epoch))
