@@ -67,6 +67,7 @@ class FolderConfig(DataSection):
     component_dirs: Annotated[tuple[Name, ...], Field(min_length=1)]  # C components, in the order of the planes
     condition_csv: Name | None = None                        # the table, None = performances.csv in root_dir; see `table_path`
     condition_columns: tuple[Name, ...] = ()                 # K columns of numbers, in the order of the condition vector
+    attribute_columns: tuple[Name, ...] = ()                 # A further ones, which no model is told: what heads predict and maps are coloured by
     prefix_column: Name = "matching"                         # what the file names of a design start from
     filename_pattern: str = "{prefix}_{component}.png"       # a file name in its component's folder
     split_column: Name | None = "train"                      # 1, true, train / 0, false, val / test; None = by hash of the prefix
@@ -85,7 +86,7 @@ class FolderConfig(DataSection):
     @classmethod
     def components_are_folders(cls, value): return checked_components(value)
 
-    @field_validator("condition_columns")
+    @field_validator("condition_columns", "attribute_columns")
     @classmethod
     def columns_differ(cls, value):
         "The names, or a `ValueError` where one comes twice."
@@ -248,15 +249,18 @@ def open_designs(
     prefixes: Sequence[str],  # N
     cond: np.ndarray | None,  # (N, K) as the model shall see them, None = no conditions
     progress: bool = True,    # a bar while decoding
+    attributes: bool = True,  # whether the attribute columns are read
 ) -> Designs:
     "All designs of a folder, mapped from the cache, or a `DataError`."
+    measured = config.attribute_columns if attributes else ()
+    values = numbers_of(table, measured, "data.attribute_columns")
     files = files_of(config, table, prefixes)
     try: images = decoded(files, config.cache_dir, config.verify, progress=progress)
     except BadPictures as bad: refuse_pictures(config, table, files, bad)
     warn_if_stretched(config, files)
     spec = DesignSpec(config.component_dirs, 1, *config.image_size, () if cond is None else config.condition_columns)
     available = np.array([bool(stamp) for stamp in files.stamps]).reshape(files.shape[:2])
-    return Designs(spec, images, None if cond is None or not spec.conditions else cond, available, prefixes)
+    return Designs(spec, images, None if cond is None or not spec.conditions else cond, available, prefixes, values if measured else None, measured)
 
 # %% ../../nbs/data/01_folders.ipynb #5a8ae635
 def read_rows(
@@ -310,13 +314,14 @@ def load_all(
     statistics: dict | None = None,  # the run's, used where `normalized` is false; None = of this folder
     conditions: bool = True,         # False: the table need not have the condition columns, and `cond` is None
     progress: bool = True,           # a bar while decoding
+    attributes: bool = False,        # False: nor the attribute columns
 ) -> Designs:
     "Every design of a folder as one set, whatever its split."
     table, prefixes, values = read_rows(config, conditions)
     if config.normalized or not conditions: statistics = {}
     elif statistics is None: statistics = column_statistics(values, config.condition_columns)
     cond = standardised(values, config.condition_columns, statistics) if conditions else None
-    return open_designs(config, table, prefixes, cond, progress)
+    return open_designs(config, table, prefixes, cond, progress, attributes)
 
 # %% ../../nbs/data/01_folders.ipynb #40f23be0
 def pixels_of(

@@ -146,9 +146,10 @@ def number_problem(
 def numbers_of(
     table: Table,          # as read
     names: Sequence[str],  # K columns
+    key: str = "data.condition_columns",  # which configuration key asks for them, for messages
 ) -> np.ndarray:           # (N, K) float64
     "Columns of finite numbers, or a `DataError` that names the rows."
-    columns = [table.column(name, "data.condition_columns") for name in names]
+    columns = [table.column(name, key) for name in names]
     problems = [(line, f"row {line}: {name} {problem}") for name, column in zip(names, columns)
                 for line, text in zip(table.lines, column) if (problem := number_problem(text))]
     refuse(table.path, [sentence for _, sentence in sorted(problems)])
