@@ -21,6 +21,7 @@ sys.path.insert(0, str(HERE))
 from attributes import attribute_loss  # noqa: E402
 from dependence import joint_gaussians  # noqa: E402
 from fields import whole_step  # noqa: E402
+from heads import head_epochs  # noqa: E402
 from learning import against_pythae, loss_curves, precision, step_overhead  # noqa: E402
 from maps import latent_maps  # noqa: E402
 from opening import opening  # noqa: E402
@@ -57,7 +58,7 @@ def table(results: dict[str, list[Result]]) -> str:
 def main() -> int:
     "Measure, print, write; exit status 1 where a target is missed."
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = ["step", "pythae", "opening", "precision", "curves", "gaussians", "fields", "attributes", "painting", "map", "kills"]
+    names = ["step", "pythae", "opening", "precision", "curves", "gaussians", "fields", "attributes", "head", "painting", "map", "kills"]
     parser.add_argument("--tiny", action="store_true", help="sizes that only show that the benchmarks run")
     parser.add_argument("--only", nargs="+", choices=names, default=names, help="which ones")
     parser.add_argument("--skip", nargs="+", choices=names, default=[], help="which ones not")
@@ -79,6 +80,7 @@ def main() -> int:
             "painting": lambda: painting(asked.tiny, folder / "painting", asked.pages),
             "map": lambda: latent_maps(asked.tiny),
             "attributes": lambda: attribute_loss(asked.tiny),
+            "head": lambda: head_epochs(asked.tiny, folder / "head"),
             "kills": lambda: kills(asked.tiny),
         }
         for name, benchmark in benchmarks.items():
