@@ -242,9 +242,12 @@ def parameter_row(
 ):               # the model, and (file, model, total, trainable)
     "The model of a configuration, counted."
     from epuredgm.core.config import load_config
+    from epuredgm.core.registry import models
     from epuredgm.models.contract import count_parameters
     from epuredgm.train.run import build_model
     config = load_config(path)
+    # A head on another run's latents is as large as those latents make it.
+    if not models.get(config.model.type).listed: return None, (path.name, config.model.type, "with its run", "")
     model = build_model(config, section_spec(config.data))
     total, trainable = count_parameters(model)
     return model, (path.name, config.model.type, f"{total:,}", f"{trainable:,}")
@@ -265,7 +268,7 @@ def params_command(
     "Count the parameters of models, in all and trainable."
     counted = [parameter_row(path) for path in configs]
     typer.echo(text_table([("configuration", "model", "total", "trainable"), *(row for _, row in counted)]))
-    if len(counted) == 1: typer.echo(f"\n{counted[0][0].summary()}")
+    if len(counted) == 1 and counted[0][0] is not None: typer.echo(f"\n{counted[0][0].summary()}")
 
 # %% ../nbs/cli.ipynb #690a6894
 @app.command("evaluate")
