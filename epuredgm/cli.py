@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['UsageError', 'app', 'Override', 'ConfigFile', 'ConfigOption', 'regress_app', 'HeadFile', 'HeadCheckpoint', 'InputDir',
-           'OutputDir', 'Count', 'Workers', 'plain_arguments', 'system_sentence', 'usage_sentence', 'say_warning',
-           'told_in_sentences', 'Commands', 'main', 'version_option', 'one_configuration', 'check_run_folder',
-           'train_command', 'sample_command', 'section_spec', 'parameter_row', 'text_table', 'params_command',
-           'evaluate_command', 'classify_command', 'regression_changes', 'regress_train_command',
-           'regress_evaluate_command', 'regress_predict_command', 'toy_command', 'demo_configuration', 'demo_command']
+           'OutputDir', 'Count', 'Workers', 'wireframes', 'plain_arguments', 'system_sentence', 'usage_sentence',
+           'say_warning', 'told_in_sentences', 'Commands', 'main', 'version_option', 'one_configuration',
+           'check_run_folder', 'train_command', 'sample_command', 'section_spec', 'parameter_row', 'text_table',
+           'params_command', 'evaluate_command', 'classify_command', 'regression_changes', 'regress_train_command',
+           'regress_evaluate_command', 'regress_predict_command', 'toy_command', 'wireframes_command', 'render_command',
+           'demo_configuration', 'demo_command']
 
 # %% ../nbs/cli.ipynb #33960ea8
 import errno
@@ -209,7 +210,7 @@ def sample_command(
     source_comp: Annotated[str | None, typer.Option(help="What cross_modal starts from.", show_default=False)] = None,
     target_comp: Annotated[str | None, typer.Option(help="What cross_modal is after; all others are drawn with it.", show_default=False)] = None,
     output_dir: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where it goes; samples/MODE in the run otherwise.", show_default=False)] = None,
-    sampler: Annotated[Literal["prior", "aggregated"] | None, typer.Option(help="Latents from N(0, I) or from where designs lie.", show_default=False)] = None,
+    sampler: Annotated[Literal["prior", "aggregated", "mixture"] | None, typer.Option(help="Latents from the prior, from where designs lie, or from Gaussians fitted there.", show_default=False)] = None,
     seed: Annotated[int | None, typer.Option(help="Another one gives other designs.", show_default=False)] = None,  # of the random numbers
     batch_sz: Annotated[int | None, typer.Option(help="Designs at a time.", show_default=False)] = None,
     num_posterior_samples: Annotated[int | None, typer.Option(help="Completions of each design.", show_default=False)] = None,
@@ -420,6 +421,32 @@ def toy_command(
     from epuredgm.data.toy_epures import write_toy_epures
     table = write_toy_epures(folder, n, seed, val_fraction)
     typer.echo(f"{n} designs in {folder}, their performances in {table}")
+
+# %% ../nbs/cli.ipynb #f9800014
+wireframes = typer.Typer(name="wireframes", cls=Commands, no_args_is_help=True, rich_markup_mode=None, help="Pages of interfaces: layout trees to pictures.")
+app.add_typer(wireframes)
+
+
+@wireframes.callback()
+def wireframes_command() -> None:
+    "Pages of interfaces: layout trees to pictures."
+
+
+@wireframes.command("render")
+def render_command(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Holds layout trees as JSON files, at any depth.")],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the pictures go; is made if need be.")] = Path("vae_dataset"),
+    max_height: Annotated[int | None, typer.Option(min=1, help="Leave out what lies below so many pixels.", show_default="whole pages")] = None,  # pixels
+    relative: Annotated[bool, typer.Option("--relative", help="Boxes count from their parent's corner rather than the page's.")] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes.", show_default="one a processor")] = None,  # how many
+    progress: Annotated[bool, typer.Option("--progress/--quiet", help="A bar.")] = True,
+) -> None:
+    "Make pictures of layout trees."
+    from epuredgm.data.decoding import processors
+    from epuredgm.data.render import render_folder
+    report = render_folder(folder, out, max_height, relative, workers or processors(), progress)
+    typer.echo(report)
+    if report.skipped: raise typer.Exit(1)
 
 # %% ../nbs/cli.ipynb #b81baa5b
 def demo_configuration() -> Path:

@@ -19,9 +19,11 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -143,32 +145,35 @@ class Order:
     seed: int = 0
     rank: int = 0
     world: int = 1         # processes
+    buckets: tuple[int, ...] = ()  # the bucket of each design, () where any two can share a batch
 
-    @property
+    @cached_property
     def batches(self) -> int:
         "Batches of an epoch."
-        return math.ceil(self.designs / (self.batch_size * self.world))
+        sizes = Counter(self.buckets).values() if self.buckets else [self.designs]
+        return sum(math.ceil(size / (self.batch_size * self.world)) for size in sizes)
 
     def permutation(self, epoch: int) -> Tensor:  # (designs,) int64
         "The order of an epoch, the same for every process."
         return torch.randperm(self.designs, generator=generator("order", self.seed, epoch))
 
-    def total(self, batch: int) -> int:
-        "Designs of a batch, over all processes."
-        whole = self.batch_size * self.world
-        return min(whole, self.designs - batch * whole)
-
-    def mine(
+    def arrange(
         self,
-        permutation: Tensor,  # of the epoch, on any device
-        batch: int,           # of the epoch, from 0
-    ) -> tuple[Tensor, int]:  # indices of the designs; how many of them count
+        epoch: int,                         # from 0
+        device: str | torch.device = "cpu", # where the indices shall be
+    ) -> list[Tensor]:                      # the designs of each batch, over all processes
+        "The batches of an epoch."
+        permutation, whole = self.permutation(epoch), self.batch_size * self.world
+        if not self.buckets: return list(permutation.to(device).split(whole))
+        buckets = torch.tensor(self.buckets)[permutation]
+        batches = [batch for bucket in sorted(set(self.buckets)) for batch in permutation[buckets == bucket].to(device).split(whole)]
+        return [batches[place] for place in torch.randperm(len(batches), generator=generator("order of batches", self.seed, epoch)).tolist()]
+
+    def mine(self, batch: Tensor) -> tuple[Tensor, int]:  # of the arrangement → indices of the designs; how many of them count
         "This process's piece of a batch. A last batch of too few designs lends one that doesn't count."
-        start = batch * self.batch_size * self.world
-        whole = permutation[start:start + self.total(batch)]
-        if self.world == 1: return whole, len(whole)
-        piece = whole.tensor_split(self.world)[self.rank]
-        return (piece, len(piece)) if len(piece) else (whole[:1], 0)
+        if self.world == 1: return batch, len(batch)
+        piece = batch.tensor_split(self.world)[self.rank]
+        return (piece, len(piece)) if len(piece) else (batch[:1], 0)
 
     def groups(self, first: int = 0) -> Iterator[range]:  # first batch, the beginning of a group
         "The groups of batches of an epoch."
@@ -200,6 +205,7 @@ def count_out(
     designs: int,               # in the training split
     rank: int = 0,              # of this process
     world: int = 1,             # processes
+    buckets: tuple[int, ...] = (),  # of the designs, see `Order`
 ) -> list[Span]:
     "The stages in epochs and steps; `ConfigError` where a run would end before its last one."
     epochs, last, spans, step, update = training.epochs, stages[-1], [], 0, 0
@@ -207,7 +213,7 @@ def count_out(
         raise ConfigError(f"training.epochs: is {epochs}, and the last stage of this model, {last.name}, begins after {last.start}: "
                           "raise it, or shorten the stages before")
     for stage, stop in zip(stages, [min(each.start, epochs) for each in stages[1:]] + [epochs]):
-        order = Order(designs, stage.batch_size or training.batch_size, training.accumulation_steps, training.seed, rank, world)
+        order = Order(designs, stage.batch_size or training.batch_size, training.accumulation_steps, training.seed, rank, world, buckets)
         spans.append(Span(stage.name, min(stage.start, epochs), stop, stage.lr or training.lr, order, step, update, stage is last))
         step, update = step + spans[-1].steps, update + (stop - spans[-1].start) * len(list(order.groups()))
     return spans
@@ -267,11 +273,12 @@ class Plateau:
         objective: float,  # of a validation; lower is better
         patience: int,     # epochs without improvement that are allowed
         shrink: float,     # what the factor is multiplied by then
+        lowest: float = 0.0,  # factor, which it doesn't fall below
     ) -> None:
         "Takes note of a validation."
         if self.best == math.inf or objective < self.best - 1e-4 * abs(self.best): self.best, self.waited = objective, 0
         else: self.waited += 1
-        if self.waited > patience: self.factor, self.waited = self.factor * shrink, 0
+        if self.waited > patience: self.factor, self.waited = min(self.factor, max(self.factor * shrink, lowest)), 0
 
 # %% ../../nbs/train/02_learner.ipynb #44cf0b9c
 @dataclass
@@ -511,9 +518,9 @@ class Standing:
         self.span = span_at(self.spans, self.position.epoch)
         self.order = self.span.order
 
-    def fetch(self, designs: Designs, indices: Tensor) -> Batch:
+    def fetch(self, designs: Designs, indices: Tensor, epoch: int | None = None) -> Batch:  # epoch: of what is drawn anew in each; None draws nothing
         "A batch on the device."
-        batch = designs.batch(indices, device=self.device)
+        batch = designs.batch(indices, device=self.device, epoch=epoch)
         if self.training.channels_last: batch.x = batch.x.contiguous(memory_format=torch.channels_last)
         return batch
 
@@ -537,12 +544,12 @@ class Updates(Standing):
         "A term's name; the loss and the gradient of several phases carry the phase's."
         return name if len(self.steps) == 1 or name not in ("loss", "grad_norm") else f"{name}_{step.phase.name}"
 
-    def update(self, permutation: Tensor, group: range) -> None:  # of the epoch; batches of it
+    def update(self, arrangement: list[Tensor], group: range) -> None:  # batches of the epoch; the numbers of some
         "One step of every phase whose turn it is."
         progress, factor = self.progress(), self.factor()
-        pieces = [self.order.mine(permutation, index) for index in group]
-        batches = [self.fetch(self.train, indices) for indices, _ in pieces]
-        totals = [self.order.total(index) for index in group]
+        pieces = [self.order.mine(arrangement[index]) for index in group]
+        batches = [self.fetch(self.train, indices, self.position.epoch) for indices, _ in pieces]
+        totals = [len(arrangement[index]) for index in group]
         terms = [{} for _ in group]
         for step in (step for step in self.steps if step.phase.when(progress)):
             for at, index in enumerate(group):
@@ -585,8 +592,7 @@ class Telling:
 
     def diverged(self, reading: Reading) -> TrainingError:
         "Names the term, the batch, its designs and the last good checkpoint."
-        term, start = reading.not_finite, reading.batch * self.order.batch_size * self.order.world
-        designs = self.order.permutation(reading.epoch)[start:start + reading.designs].tolist()
+        term, designs = reading.not_finite, self.order.arrange(reading.epoch)[reading.batch].tolist()
         return self.not_finite(
             f"{term} became {reading.terms[term]} in step {reading.step} (epoch {reading.epoch + 1}, batch {reading.batch + 1} of "
             f"{self.order.batches}, designs {listing((self.train.names[design] for design in designs), limit=6)})")
@@ -609,15 +615,16 @@ class Validation:
     def validate(self) -> dict[str, float] | None:  # None: interrupted by a signal
         "Mean terms over the validation split; `TrainingError` where one isn't finite."
         model, size, progress = self.evaluated().eval(), self.training.validation_batch_size or self.training.batch_size, self.progress()
+        batches = self.valid.index_batches(size)
 
         def terms_of(index):
-            batch = self.fetch(self.valid, torch.arange(index * size, min((index + 1) * size, len(self.valid))))
+            batch = self.fetch(self.valid, batches[index])
             with self.arithmetic.autocast():
                 clean = model.validation_losses(batch, self.noise.seed("validation", self.order.seed, index))
                 trained = model.losses(batch, progress, self.noise.seed("as trained", self.order.seed, index))
             return {**clean, **{f"as_trained_{name}": term for name, term in trained.items()}}, len(batch)
 
-        terms = mean_terms(terms_of, math.ceil(len(self.valid) / size), self.processes, lambda: self.stop.signal is not None)
+        terms = mean_terms(terms_of, len(batches), self.processes, lambda: self.stop.signal is not None)
         self.model.train()
         for name, value in (terms or {}).items():
             if not math.isfinite(value): raise self.not_finite(f"val/{name} became {value} in epoch {self.position.epoch + 1}")
@@ -666,8 +673,9 @@ class Pictures:
         "A triplet of each of the first validation designs; the trackers give each a name of its own."
         count, size = self.drawn(self.valid), self.training.validation_batch_size or self.training.batch_size
         if not count: return
-        parts = [self.fetch(self.valid, torch.arange(start, min(start + size, count))) for start in range(0, count, size)]
-        pictures = [picture for part in parts for picture in self.triplets(part)]
+        pictures = []
+        for indices in self.valid.index_batches(size):
+            if len(pictures) < count: pictures += self.triplets(self.fetch(self.valid, indices[:count - len(pictures)]))
         self.trackers.pictures(VALIDATION_TRIPLET, pictures, self.position.step, self.position.epoch)
 
 # %% ../../nbs/train/02_learner.ipynb #14747224
@@ -724,7 +732,10 @@ class Loading(Saving):
     def check_same_order(self, state: dict, path: Path) -> None:
         "`RunError` where a position in the middle of an epoch would point at other designs."
         then, now = state["order"] | {"rank": 0}, asdict(span_at(self.spans, state["position"]["epoch"]).order) | {"rank": 0}
-        changed = [f"{name} {then[name]} before and {now[name]} now" for name in now if then[name] != now[name]]
+        # Checkpoints of before there were buckets don't name them; many numbers say nothing to anybody.
+        then, now = ({**order, "buckets": len(set(order.get("buckets", ())))} | {"sizes": order.get("buckets", ())} for order in (then, now))
+        changed = [f"{name} {then[name]} before and {now[name]} now" for name in now if name != "sizes" and then[name] != now[name]]
+        if not changed and tuple(then["sizes"]) != tuple(now["sizes"]): changed = ["sizes of the designs, other ones than before"]
         if changed and state["position"]["batch"]:
             raise RunError(f"{path} is in the middle of an epoch whose order has changed ({listing(changed)}): "
                            "resume with the values of before, or from a checkpoint at the end of an epoch")
@@ -774,7 +785,7 @@ class Learner(Updates, Telling, Validation, Pictures, Resuming):
             raise DataError(f"there are {len(splits.train)} designs to train on and {len(splits.val)} to validate on: give some of each")
         splits = splits.to(self.device, int(self.training.memory_budget_gb * 1e9))
         self.train, self.valid = splits.train, splits.val
-        self.spans = count_out(model.stages(), self.training, len(self.train), self.processes.rank, self.processes.world)
+        self.spans = count_out(model.stages(), self.training, len(self.train), self.processes.rank, self.processes.world, self.train.buckets)
         set_up(self, model.to(self.device))
 
     def fit(self, resume: bool = False) -> Outcome:  # resume: from the latest checkpoint of the run
@@ -835,11 +846,10 @@ def train_epoch(learner: Learner) -> str | None:  # the reason of a stop
     "The updates of an epoch that are still to be made."
     learner.epoch_started = time.monotonic()
     learner.bar.set_description(f"epoch {learner.position.epoch + 1}/{learner.training.epochs}")
-    permutation = learner.order.permutation(learner.position.epoch)
-    if learner.train.resident: permutation = permutation.to(learner.train.device)
+    arrangement = learner.order.arrange(learner.position.epoch, learner.train.device if learner.train.resident else "cpu")
     learner.model.train()
     for group in learner.order.groups(learner.position.batch):
-        learner.update(permutation, group)
+        learner.update(arrangement, group)
         asks = learner.processes.world == 1  # several processes only ask each other when they read
         if len(learner.pending.waiting) >= learner.training.log_every: learner.read(); asks = True
         ended = learner.position.batch == learner.order.batches
@@ -881,7 +891,8 @@ def finish_epoch(learner: Learner) -> str | None:  # the reason of a stop
     step, epoch = learner.position.step, learner.position.epoch + 1
     learner.position = Position(step, epoch, 0)
     best = due and learner.span.last and learner.selection.see(terms["objective"], step, epoch)
-    if due and learner.training.scheduler == "plateau": learner.plateau.see(terms["objective"], learner.training.patience, learner.training.factor)
+    if due and learner.training.scheduler == "plateau": learner.plateau.see(
+        terms["objective"], learner.training.patience, learner.training.factor, learner.training.min_lr / learner.span.lr)
     record = {"epoch": epoch, "time_per_epoch": learner.so_far.seconds, "lr": rate} | {f"val/{name}": value for name, value in terms.items()}
     best_name = getattr(learner.model, "best_name", "")
     if best_name and learner.selection.epoch: record[f"best/val_{best_name}"] = learner.selection.best
