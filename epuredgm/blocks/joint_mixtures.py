@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .covariances import factor_covariance
 from .joint_gaussians import JointNormal, look, look_evidence
 
 # %% ../../nbs/blocks/08a_joint_mixtures.ipynb #8819a3a1

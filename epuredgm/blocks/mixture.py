@@ -95,8 +95,7 @@ class LatentMixture:
         values = mean[:, self.active] if cond is None else torch.cat([mean[:, self.active], cond], 1)
         self.middle, self.scale = centre_and_scale(values)
         mixture, self.tried = fit_mixture((values - self.middle) / self.scale, components, seed, progress)
-        fitted = [torch.from_numpy(part).to(mean) for part in (mixture.weights_, mixture.means_, mixture.covariances_)]
-        self.weights, self.means, self.covariances = fitted  # (M,), (M, E), (M, E, E)
+        self.weights, self.means, self.covariances = (torch.from_numpy(part).to(mean) for part in (mixture.weights_, mixture.means_, mixture.covariances_))
 
     def sample(
         self,
@@ -113,9 +112,8 @@ class LatentMixture:
             raise EpureError("these latents were collected without conditions; sample without cond, or with sampler='prior'")
         else:
             logits, means, factors = given_conditions(self.weights, self.means, self.covariances, (cond - self.middle[size:]) / self.scale[size:])
-        z = self.centre.repeat(n, 1)
-        z[:, self.active] = self.middle[:size] + self.scale[:size] * draw_mixture(logits, means, factors, generator)
-        return z
+        drawn = self.middle[:size] + self.scale[:size] * draw_mixture(logits, means, factors, generator)
+        return self.centre.repeat(n, 1).index_copy(1, self.active.nonzero().squeeze(1), drawn)
 
     def moments(self) -> tuple[Tensor, Tensor, Tensor]:  # weights (M,), means (M, D) and covariances (M, D, D)
         "The mixture of latents without conditions, in their own units; dimensions that no design uses are all but constant."

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['THUMBNAIL', 'Augmentation', 'crop', 'projection', 'in_perspective', 'erase', 'salt_and_pepper', 'noisy_pair',
-           'shrunk', 'thumbnail', 'Pages', 'pages_from', 'page_files', 'read_picture', 'open_pages', 'padded',
+           'shrunk', 'thumbnail', 'Pages', 'pages_from', 'page_files', 'read_page_picture', 'open_pages', 'padded',
            'in_batch', 'VariableSizeDataset', 'choose', 'batches_by_size', 'bound_for', 'pair_of', 'batch_of',
            'near_duplicate_groups', 'held_out', 'multiple_of_32', 'WireframesConfig', 'read_labels', 'collected_pages',
            'build_wireframes']
@@ -204,7 +204,7 @@ def page_files(
     return pages
 
 
-def read_picture(
+def read_page_picture(
     path: Path,          # a PNG file
     scale: float = 1.0,  # 0 to 1
 ) -> np.ndarray:         # (h, w) uint8
@@ -227,7 +227,7 @@ def described(
     "Reads every file once."
     measures, small, problems = np.zeros((len(files), 3), np.int64), np.zeros((len(files), 576), np.uint8), []
     def look(path):
-        try: return read_picture(path, scale)
+        try: return read_page_picture(path, scale)
         except DataError as error: return str(error)
     with ThreadPoolExecutor(max(1, workers)) as pool:
         for start in range(0, len(files), 64):  # a few at a time: what has been read waits in memory
@@ -301,7 +301,7 @@ def open_pages(
 
     def read(number: int) -> np.ndarray:
         place = good[number]
-        return read_picture(files[place], scale) if pixels is None else pixels[starts[place]:starts[place + 1]].reshape(sizes[place])
+        return read_page_picture(files[place], scale) if pixels is None else pixels[starts[place]:starts[place + 1]].reshape(sizes[place])
 
     names = [files[place].relative_to(folder).with_suffix("").as_posix().removesuffix("_linear") for place in good]
     labels = [name.rpartition("/")[0] for name in names]

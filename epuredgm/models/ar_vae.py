@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['attribute_order', 'attribute_losses', 'named_dimensions', 'ARVAEConfig', 'ModelAround', 'checked_columns',
-           'attribute_scales', 'ARVAE', 'build_ar_vae']
+           'spreads_of_attributes', 'ARVAE', 'build_ar_vae']
 
 # %% ../../nbs/models/06_ar_vae.ipynb #e04e6d4f
 from typing import Literal
@@ -127,7 +127,7 @@ def checked_columns(
     return [spec.attributes.index(name) for name in dimensions]
 
 
-def attribute_scales(
+def spreads_of_attributes(
     designs: Designs,     # of the training split
     columns: list[int],   # of its attributes
 ) -> Tensor:              # (L,) standard deviations
@@ -159,7 +159,7 @@ class ARVAE(ModelAround):
     def look_at(self, designs) -> None:
         "Refuses attributes that can't be ordered, and notes their spread."
         super().look_at(designs)
-        scales = attribute_scales(designs, self.columns.tolist())
+        scales = spreads_of_attributes(designs, self.columns.tolist())
         if self.regularisation.normalize_attributes: self.tolerance.copy_(self.regularisation.tolerance * scales)
 
     def objective(self, drawn: DrawnTerms, beta: float, batch) -> dict[str, Tensor]:

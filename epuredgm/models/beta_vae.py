@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['INITIAL_LOGVAR', 'DECODED_AT_ONCE', 'grid_features', 'Encoder', 'Decoder', 'evidence_terms', 'BetaVAEConfig',
            'draw_shown', 'kl_between', 'posteriors', 'DrawnTerms', 'weighed_terms', 'reconstruction_terms',
-           'drawn_terms', 'LatentModel', 'SubsetModel', 'BetaVAE', 'collapse_notes', 'build_beta_vae']
+           'drawn_terms', 'LatentModel', 'PixelModel', 'SubsetModel', 'BetaVAE', 'collapse_notes', 'build_beta_vae']
 
 # %% ../../nbs/models/01_beta_vae.ipynb #a8cba5ea
 from dataclasses import dataclass
@@ -305,9 +305,9 @@ class LatentModel(GenerativeModel):
         cond = None if cond is None else cond.repeat(n, 1)
         return keep_observed(x, observed, self.decode(z.flatten(0, 1), cond).unflatten(0, (n, len(x))), self.spec)
 
-# %% ../../nbs/models/01_beta_vae.ipynb #b6e2adef
-class SubsetModel(LatentModel):
-    "Training on designs that are shown in part: schedules drawn, then the family's terms, then the objective that weighs them."
+# %% ../../nbs/models/01_beta_vae.ipynb #b8b24365
+class PixelModel(LatentModel):
+    "What a configuration says of pictures and their bound: one size, a likelihood of the pixels, the weight of the KL."
 
     def check_one_size(self) -> None:
         "Raises ConfigError where pictures have no common size: the networks end in vectors."
@@ -325,6 +325,10 @@ class SubsetModel(LatentModel):
     def beta(self) -> float:
         "Weight of the KL after its ramp, beside a reconstruction in nats."
         return self.config.beta
+
+# %% ../../nbs/models/01_beta_vae.ipynb #b6e2adef
+class SubsetModel(PixelModel):
+    "Training on designs that are shown in part: schedules drawn, then the family's terms, then the objective that weighs them."
 
     def draw_terms(self, batch, observed, keep, generator) -> DrawnTerms:
         "Latents of a batch of which `observed` is shown, and what each design costs; differentiable."

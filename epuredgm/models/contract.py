@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['always', 'Phase', 'every', 'between', 'Stage', 'in_evaluation', 'check_designs', 'check_count', 'keep_observed',
-           'count_parameters', 'parameter_table', 'TrainableModel', 'EncodingModel', 'GenerativeModel']
+           'count_parameters', 'parameter_table', 'ModelWithFiles', 'TrainableModel', 'EncodingModel',
+           'GenerativeModel']
 
 # %% ../../nbs/models/00_contract.ipynb #753a2733
 from collections.abc import Callable
@@ -138,8 +139,30 @@ def parameter_table(
     width = max(len(row[0]) for row in rows)
     return "\n".join(f"{name:<{width}}  {total:>12,}  trained {trained:>12,}" for name, total, trained in rows)
 
+# %% ../../nbs/models/00_contract.ipynb #590ac176
+class ModelWithFiles(nn.Module):
+    "What a model asks of files: it opens none itself, and is handed their content before a training."
+
+    def pretrained_paths(self) -> list[str]:
+        "Files with parts that another training made; they are read before a training and handed to `take_pretrained`."
+        return []
+
+    def take_pretrained(self, files: dict[str, dict]) -> None:
+        "Takes over the parts in these files, path → content; raises what doesn't fit."
+
+    def give_pretrained(self) -> dict[str, dict]:
+        "What another training can start from, file name → tensors and plain values; asked for when a stage ends."
+        return {}
+
+    def feature_paths(self) -> list[str]:
+        "Files of networks that a training looks through and leaves as they are; see *Networks that are looked through*."
+        return []
+
+    def take_features(self, files: dict[str, dict]) -> None:
+        "Takes the networks in these files, path → content, those that were found; raises what doesn't fit."
+
 # %% ../../nbs/models/00_contract.ipynb #d097f8e1
-class TrainableModel(nn.Module):
+class TrainableModel(ModelWithFiles):
     "What the learner knows of a model: phases, losses, and what to say before training."
 
     best_name = ""  # of the validation term whose best value is logged each epoch, as best/val_NAME; "" for none
@@ -170,24 +193,6 @@ class TrainableModel(nn.Module):
 
     def look_at(self, designs) -> None:
         "Sees the training designs once, before a training begins: raises what they lack, keeps in buffers what it needs of them."
-
-    def pretrained_paths(self) -> list[str]:
-        "Files with parts that another training made; they are read before a training and handed to `take_pretrained`."
-        return []
-
-    def take_pretrained(self, files: dict[str, dict]) -> None:
-        "Takes over the parts in these files, path → content; raises what doesn't fit."
-
-    def give_pretrained(self) -> dict[str, dict]:
-        "What another training can start from, file name → tensors and plain values; asked for when a stage ends."
-        return {}
-
-    def feature_paths(self) -> list[str]:
-        "Files of networks that a training looks through and leaves as they are; see *Networks that are looked through*."
-        return []
-
-    def take_features(self, files: dict[str, dict]) -> None:
-        "Takes the networks in these files, path → content, those that were found; raises what doesn't fit."
 
     def notes(self) -> list[str]:
         "What a user should know before training, one sentence each."
