@@ -168,11 +168,11 @@ class LatentHead(TrainableModel):
 
     @torch.no_grad()
     def see_latents(self, latents: Tensor) -> None:  # (N, D), of the training split
-        "Takes the scale of the latents, where the section asks for it. A dimension that carries nothing is not blown up."
+        "Takes the scale of the latents, where the section asks for it. A dimension that hardly varies, as unused ones do, is not blown up."
         if self.section.latent_norm == "none": return
         std = latents.std(0, correction=0)
         self.latent_mean.copy_(latents.mean(0))
-        self.latent_std.copy_(torch.where(std > 1e-4 * std.max().clamp_min(1e-12), std, 1.0))
+        self.latent_std.copy_(std.clamp_min(0.1 * std.max().clamp_min(1e-12)))
 
     def normalised(self, z: Tensor) -> Tensor:  # (B, D) → (B, T), targets in standard units
         "The prediction as it is trained."
