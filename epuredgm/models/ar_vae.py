@@ -95,6 +95,9 @@ class ModelAround(GenerativeModel):
             if name == "vae": raise
             return getattr(self.vae, name)
 
+    @property
+    def latent_shape(self): return self.vae.latent_shape
+
     def phases(self): return self.vae.phases()
     def stages(self): return self.vae.stages()
     def losses(self, batch, progress, generator): return self.vae.losses(batch, progress, generator)
@@ -103,6 +106,8 @@ class ModelAround(GenerativeModel):
     def look_at(self, designs): self.vae.look_at(designs)
     def pretrained_paths(self): return self.vae.pretrained_paths()
     def take_pretrained(self, files): self.vae.take_pretrained(files)
+    def feature_paths(self): return self.vae.feature_paths()
+    def take_features(self, files): self.vae.take_features(files)
     def give_pretrained(self): return self.vae.give_pretrained()
     def notes(self): return self.vae.notes()
     def sample(self, n, cond=None, size=None, generator=None): return self.vae.sample(n, cond, size, generator)
@@ -110,6 +115,7 @@ class ModelAround(GenerativeModel):
     def encode(self, x, observed=None): return self.vae.encode(x, observed)
     def decode(self, z, cond=None): return self.vae.decode(z, cond)
     def reconstruct(self, x, observed=None, cond=None): return self.vae.reconstruct(x, observed, cond)
+    def with_mixture(self, mixture): return self.vae.with_mixture(mixture)
 
 # %% ../../nbs/models/06_ar_vae.ipynb #fc5b11dd
 def checked_columns(
@@ -186,5 +192,5 @@ def build_ar_vae(
     "The AR-VAE of a configuration; ConfigError for a model inside that can't be regularised."
     vae = models.get(section.vae.type).build(section.vae, spec)
     if not isinstance(vae, SubsetModel):
-        raise ConfigError(f"model.vae.type: {section.vae.type} can't be regularised, choose a VAE of one latent vector, such as beta_vae, gmrf_mvae or meta_vae")
+        raise ConfigError(f"model.vae.type: {section.vae.type} can't be regularised, name a VAE that is not regularised already: beta_vae, gmrf_mvae, meta_vae or autoencoder_kl")
     return ARVAE(vae, section)

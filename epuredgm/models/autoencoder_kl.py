@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['PerLevel', 'group_norm', 'NormedResidual', 'GridAttention', 'GridHalving', 'GridDoubling', 'GridConfig',
            'AutoencoderKLConfig', 'GridDown', 'GridUp', 'GridEncoder', 'GridDecoder', 'shown_posteriors',
-           'pictures_alone', 'distance_of_designs', 'decoded_pass', 'counted_pixels', 'autoencoder_terms',
+           'pictures_alone', 'distance_of_designs', 'decoded_pass', 'counted_pixels', 'DrawnPictures', 'drawn_pictures',
            'PerceptualModel', 'CriticPhases', 'AutoencoderKL', 'autoencoder_notes', 'build_autoencoder_kl']
 
 # %% ../../nbs/models/04_autoencoder_kl.ipynb #002d880d
+from dataclasses import dataclass
 from math import prod
 from typing import Annotated, Literal
 
@@ -27,7 +28,7 @@ from ..blocks.residual import fold, pyramid_sizes, unfold
 from ..core.config import ModelSection
 from ..core.registry import models
 from ..core.spec import DesignSpec
-from .beta_vae import DECODED_AT_ONCE, INITIAL_LOGVAR, SubsetModel, evidence_terms, posteriors
+from .beta_vae import DECODED_AT_ONCE, INITIAL_LOGVAR, DrawnTerms, SubsetModel, evidence_terms, posteriors, weighed_terms
 from .contract import Phase, Stage, always, between, check_designs
 
 # %% ../../nbs/models/04_autoencoder_kl.ipynb #0e419109
@@ -332,10 +333,11 @@ def decoded_pass(
     observed: Tensor,  # (B, C) or (B, C, H, W) bool, what the encoder is shown
     keep: Tensor | None,  # (B,) bool, which designs keep their condition; None keeps all
     generator: torch.Generator | None,  # on the device of the batch
-) -> tuple[DiagonalNormal, Tensor, Tensor]:  # posterior, matching term (B,), outputs (B, planes, H, W) before the likelihood
+) -> tuple[DiagonalNormal, Tensor, Tensor, Tensor]:  # posterior, matching term (B,), z (B, D), outputs (B, planes, H, W) before the likelihood
     "Designs through encoder, draw and decoder."
     posterior, matching = shown_posteriors(model, batch, observed, keep)
-    return posterior, matching, model.decoder(posterior.sample(generator), batch.cond, keep)
+    z = posterior.sample(generator)
+    return posterior, matching, z, model.decoder(z, batch.cond, keep)
 
 
 def counted_pixels(
@@ -347,27 +349,30 @@ def counted_pixels(
     return counted if batch.valid is None else counted * batch.valid
 
 
-def autoencoder_terms(
+@dataclass(frozen=True)
+class DrawnPictures(DrawnTerms):
+    "What each design costs, and its picture."
+
+    pictures: Tensor  # (B, planes, H, W), expected pixels; 0 where the data hold none
+    perceptual: Tensor | None  # (B,), perceptual distance of the pictures; None where the term is off
+
+
+def drawn_pictures(
     model: SubsetModel,  # an AutoencoderKL
     batch,  # data.designs.Batch
-    passed: tuple,  # of `decoded_pass`
-    beta: float,  # weight of the KL
-    adversarial: float,  # weight of what the critic says; 0 doesn't ask it
-) -> dict[str, Tensor]:  # loss, recon_loss, kl, matching, elbo, perceptual, adversarial: scalars, mean over the batch
-    "The objective of a batch and its terms."
-    (posterior, matching, outputs), target = passed, batch.x if batch.target is None else batch.target
-    counted, kl = counted_pixels(model.spec, batch), posterior.kl()
+    observed: Tensor,  # as for `decoded_pass`
+    keep: Tensor | None,  # as for `decoded_pass`
+    generator: torch.Generator | None,  # on the device of the batch
+) -> DrawnPictures:
+    "Latents drawn from the posterior of each design, decoded, and what they cost."
+    posterior, matching, z, outputs = decoded_pass(model, batch, observed, keep, generator)
+    target, counted, kl = batch.x if batch.target is None else batch.target, counted_pixels(model.spec, batch), posterior.kl()
     recon, elbo = evidence_terms(model.likelihood.energy(outputs, target), model.likelihood.constant, kl, counted, model.weights)
-    terms = {"recon_loss": recon.mean(), "kl": kl.mean(), "matching": matching.mean(), "elbo": elbo.mean()}
-    loss = terms["recon_loss"] + beta * terms["kl"] + terms["matching"]
-    drawn, wanted = model.likelihood.mean(outputs) * counted, target * counted
+    pictures, perceptual = model.likelihood.mean(outputs) * counted, None
     if model.perceptual is not None:
-        terms["perceptual"] = distance_of_designs(model.perceptual, drawn, wanted, batch.available, model.spec).mean()
-        loss = loss + model.config.perceptual_weight * model.pixels * terms["perceptual"]
-    if adversarial:
-        terms["adversarial"] = drawer_loss(judged_as_constant(model.critic, drawn), model.config.adversarial_loss)
-        loss = loss + adversarial * model.pixels * terms["adversarial"]
-    return {"loss": loss, **{name: term.detach() for name, term in terms.items()}}
+        perceptual = distance_of_designs(model.perceptual, pictures, target * counted, batch.available, model.spec)
+    return DrawnPictures(z, kl, matching, recon, elbo, pictures, perceptual)
+
 
 # %% ../../nbs/models/04_autoencoder_kl.ipynb #fa5d9150
 class PerceptualModel(SubsetModel):
@@ -418,18 +423,21 @@ class CriticPhases(PerceptualModel):
         return [main, Phase("critic", list(self.critic.parameters()), self.critic_losses, between(start) if start else always)]
 
     def losses(self, batch, progress, generator) -> dict[str, Tensor]:
-        "The objective of a training batch; what the critic says counts from its first epoch on."
+        "The objective of a training batch; what the critic says is added from its first epoch on."
         observed, keep, beta = self.scheduled(batch, progress, generator)
-        judged = self.critic is not None and progress.epochs_done >= self.config.discriminator_start
-        passed = decoded_pass(self, batch, observed, keep, generator)
-        return autoencoder_terms(self, batch, passed, beta, self.config.adversarial_weight if judged else 0.0)
+        drawn = self.draw_terms(batch, observed, keep, generator)
+        terms = self.objective(drawn, beta, batch)
+        if self.critic is None or progress.epochs_done < self.config.discriminator_start: return terms
+        adversarial = drawer_loss(judged_as_constant(self.critic, drawn.pictures), self.config.adversarial_loss)
+        loss = terms["loss"] + self.config.adversarial_weight * self.pixels * adversarial
+        return {**terms, "loss": loss, "adversarial": adversarial.detach()}
 
     def critic_losses(self, batch, progress, generator) -> dict[str, Tensor]:
         "What the critic minimises: designs and drawings of them told apart."
         counted, target = counted_pixels(self.spec, batch), batch.x if batch.target is None else batch.target
         with torch.no_grad():
             observed, keep, _ = self.scheduled(batch, progress, generator)
-            drawn = self.likelihood.mean(decoded_pass(self, batch, observed, keep, generator)[2]) * counted
+            drawn = self.likelihood.mean(decoded_pass(self, batch, observed, keep, generator)[3]) * counted
         real, drawn = self.critic(target * counted), self.critic(drawn)
         return {"loss": critic_loss(real, drawn, self.config.adversarial_loss), "critic_real": real.mean().detach(), "critic_drawn": drawn.mean().detach()}
 
@@ -471,9 +479,16 @@ class AutoencoderKL(CriticPhases):
         each = [self.encoder(*part) for part in parts]
         return DiagonalNormal(torch.cat([q.mean for q in each]), torch.cat([q.logvar for q in each]))
 
-    def terms(self, batch, observed, keep, beta, generator) -> dict[str, Tensor]:
-        "The objective without what a critic says; see `autoencoder_terms`."
-        return autoencoder_terms(self, batch, decoded_pass(self, batch, observed, keep, generator), beta, 0.0)
+    def draw_terms(self, batch, observed, keep, generator) -> DrawnPictures:
+        "See `drawn_pictures`."
+        return drawn_pictures(self, batch, observed, keep, generator)
+
+    def objective(self, drawn, beta, batch) -> dict[str, Tensor]:
+        "The loss without what a critic says, and its terms; a model built around this one may set its own in the place of this."
+        terms = weighed_terms(drawn, beta)
+        if drawn.perceptual is None: return terms
+        distance = drawn.perceptual.mean()
+        return {**terms, "loss": terms["loss"] + self.config.perceptual_weight * self.pixels * distance, "perceptual": distance.detach()}
 
     def notes(self) -> list[str]:
         "The equivalent β, the latents' shape, and which terms are on."
