@@ -198,7 +198,7 @@ def train_classifiers(
         torch.manual_seed(key_seed(seed, "weights of classifiers"))
         classifiers = ComponentClassifiers(splits.spec, classes, name, column, section)
     with RunFolder.create(folder, config, overwrite=overwrite) as run:
-        Learner(classifiers, splits, config, run, progress=progress).fit()
+        Learner(classifiers, splits, config, run, progress=progress, after_signal="but classifiers are trained in one go: repeat epuredgm classify with --overwrite").fit()
         measure_classifiers(classifiers.eval(), splits.val)
         run.write_json("design.json", {"spec": splits.spec.to_dict(), "label": name, "column": column, "classes": classes,
                                        "accuracy": plain(classifiers.accuracy), "source": splits.source, "seed": seed})

@@ -148,6 +148,8 @@ def encode_means(
 class LatentTable:
     "Latents and targets in the place of designs: what the learner takes batches from."
 
+    buckets = ()  # any two rows can share a batch
+
     def __init__(self,
         latents: Tensor,        # (N, D)
         targets: Tensor,        # (N, T), in their own units
@@ -166,8 +168,12 @@ class LatentTable:
         "The same on a device."
         return LatentTable(self.images.to(device), self.targets.to(device), self.names, self.spec)
 
-    def batch(self, indices, device=None) -> Batch:
-        "Some rows; `x` is (B, D)."
+    def index_batches(self, batch_size: int) -> list[Tensor]:
+        "The numbers of all rows, so many at a time."
+        return list(torch.arange(len(self)).split(batch_size))
+
+    def batch(self, indices, device=None, epoch=None) -> Batch:
+        "Some rows, the same in every epoch; `x` is (B, D)."
         indices = indices.to(self.device)
         return Batch(self.images.index_select(0, indices), None, self.available[:len(indices)], attributes=self.targets.index_select(0, indices))
 
@@ -287,7 +293,9 @@ def train_head(
     model.see_latents(data.latents)
     with RunFolder.create(config.run_dir, config, resume=resume, overwrite=overwrite) as folder:
         write_head_facts(folder, model, vae, data, statistics, digest)
-        outcome = Learner(model, data.training, config, folder, make_trackers(config, folder), progress=progress).fit(resume=resume)
+        learner = Learner(model, data.training, config, folder, make_trackers(config, folder), progress=progress,
+                          after_signal=f"and this goes on from it: epuredgm regress train -c {folder.path} --resume")
+        outcome = learner.fit(resume=resume)
         if weights_digest(model.encoder) != digest: raise RunError(f"{folder.path}: the weights of the frozen VAE have changed during training, which is a defect: report it")
         folder.write_json("design.json", folder.read_json("design.json") | {"vae_unchanged": True})
     best = (folder.path / "checkpoints" / "best").exists()

@@ -775,8 +775,10 @@ class Learner(Updates, Telling, Validation, Pictures, Resuming):
         trackers=(),             # see train.trackers; only the main process keeps them
         device: str | torch.device | None = None,  # None: training.device
         progress: bool = True,   # a bar and a summary
+        after_signal: str | None = None,  # what one does after an interruption, in words that end in a command; None: epuredgm train … --resume
     ):
         self.config, self.training, self.run, self.show = config, config.training, run, progress
+        self.after_signal = after_signal or f"and this goes on from it: epuredgm train {run.path} --resume"
         self.trackers = trackers if isinstance(trackers, Trackers) else Trackers(trackers)
         self.processes = Processes(resolve_device(str(device or config.training.device)))
         self.device, self.folder = self.processes.device, run.path / "checkpoints"
@@ -957,6 +959,6 @@ def fit(
         learner.say(str(outcome))
         return outcome
     # What the signal would have done, now that everything is on the disk.
-    text = f"{outcome}; step-{outcome.step} is saved, and this goes on from it: epuredgm train {learner.run.path} --resume"
+    text = f"{outcome}; step-{outcome.step} is saved, {learner.after_signal}"
     learner.say(text, always=True)
     raise KeyboardInterrupt(text) if reason == "SIGINT" else SystemExit(128 + signal.SIGTERM)
