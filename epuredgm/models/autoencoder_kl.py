@@ -394,6 +394,13 @@ class PerceptualModel(SubsetModel):
         for path, content in files.items():
             self.perceptual = perceptual_distance(self.config.perceptual_network, content, path, self.config.perceptual_layers)
 
+    def objective(self, drawn, beta, batch) -> dict[str, Tensor]:
+        "The loss without what a critic says, and its terms; a model built around this one may set its own in the place of this."
+        terms = weighed_terms(drawn, beta)
+        if drawn.perceptual is None: return terms
+        distance = drawn.perceptual.mean()
+        return {**terms, "loss": terms["loss"] + self.config.perceptual_weight * self.pixels * distance, "perceptual": distance.detach()}
+
     def perceptual_notes(self) -> list[str]:
         "Whether the term is on, in a sentence; nothing where none is asked for."
         [path], config = self.feature_paths() or [None], self.config
@@ -482,13 +489,6 @@ class AutoencoderKL(CriticPhases):
     def draw_terms(self, batch, observed, keep, generator) -> DrawnPictures:
         "See `drawn_pictures`."
         return drawn_pictures(self, batch, observed, keep, generator)
-
-    def objective(self, drawn, beta, batch) -> dict[str, Tensor]:
-        "The loss without what a critic says, and its terms; a model built around this one may set its own in the place of this."
-        terms = weighed_terms(drawn, beta)
-        if drawn.perceptual is None: return terms
-        distance = drawn.perceptual.mean()
-        return {**terms, "loss": terms["loss"] + self.config.perceptual_weight * self.pixels * distance, "perceptual": distance.detach()}
 
     def notes(self) -> list[str]:
         "The equivalent β, the latents' shape, and which terms are on."
