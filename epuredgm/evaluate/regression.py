@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FOREIGN_WEIGHTS', 'run_and_checkpoint', 'open_vae', 'prepared_as', 'check_fits', 'target_table', 'encode_means',
            'LatentTable', 'HeadData', 'with_targets', 'head_data', 'Ridge', 'fit_ridge', 'build_head',
-           'write_head_facts', 'train_head', 'HeadRun', 'load_head', 'regression_errors', 'regression_scores',
+           'write_head_facts', 'HeadRun', 'train_head', 'load_head', 'regression_errors', 'regression_scores',
            'head_designs', 'head_predictions', 'evaluate_head', 'regression_table', 'predict_designs',
            'head_configuration', 'open_head']
 
@@ -275,34 +275,6 @@ def write_head_facts(
         "spec": data.splits.spec.to_dict(), "statistics": data.splits.statistics, "targets": list(model.targets), "latent_dim": model.head.latent_dim,
         "vae": {"path": str(vae.path.resolve()), "step": vae.step, "sha256": digest}})
 
-# %% ../../nbs/evaluate/12_regression.ipynb #7e816ec0
-def train_head(
-    config: Config,           # whose model is a regression_head
-    resume: bool = False,     # go on with the run in config.run_dir
-    overwrite: bool = False,  # replace the run in config.run_dir
-    progress: bool = True,    # show the summary and a bar
-) -> "HeadRun":               # with its best weights
-    "Trains a head on the latents of a run; raises what its data, its folder or the VAE's run find wrong."
-    if config.model.type != "regression_head": raise ConfigError(f"model.type: is {config.model.type} where regression_head was expected, train others with epuredgm train")
-    if config.run_dir is None: raise ConfigError("run_dir: is missing, name the folder that the run is written to")
-    vae = open_vae(config.model.vae, resolve_device(config.training.device))
-    config = prepared_as(config, vae)
-    digest, data = weights_digest(vae.model), head_data(config, vae)
-    statistics = target_statistics(data.targets, config.model.targets, config.model.target_norm, data.splits.source)
-    model = build_head(config, vae, data.latents.shape[1], statistics, data.cached)
-    model.see_latents(data.latents)
-    with RunFolder.create(config.run_dir, config, resume=resume, overwrite=overwrite) as folder:
-        write_head_facts(folder, model, vae, data, statistics, digest)
-        learner = Learner(model, data.training, config, folder, make_trackers(config, folder), progress=progress,
-                          after_signal=f"and this goes on from it: epuredgm regress train -c {folder.path} --resume")
-        outcome = learner.fit(resume=resume)
-        if weights_digest(model.encoder) != digest: raise RunError(f"{folder.path}: the weights of the frozen VAE have changed during training, which is a defect: report it")
-        folder.write_json("design.json", folder.read_json("design.json") | {"vae_unchanged": True})
-    best = (folder.path / "checkpoints" / "best").exists()
-    run = load_head(folder.path, "best" if best else "latest", vae=vae)
-    run.data, run.outcome = data.splits, outcome
-    return run
-
 # %% ../../nbs/evaluate/12_regression.ipynb #c1e51700
 @dataclass
 class HeadRun:
@@ -333,6 +305,34 @@ class HeadRun:
     def measure(self, x: Tensor, available: Tensor | None = None) -> Tensor:  # (B, planes, H, W) in [0, 1] → (B, T)
         "The targets of pictures in their own units."
         return self.model(x.to(self.device), None if available is None else available.to(self.device)).cpu()
+
+# %% ../../nbs/evaluate/12_regression.ipynb #7e816ec0
+def train_head(
+    config: Config,           # whose model is a regression_head
+    resume: bool = False,     # go on with the run in config.run_dir
+    overwrite: bool = False,  # replace the run in config.run_dir
+    progress: bool = True,    # show the summary and a bar
+) -> HeadRun:                 # with its best weights
+    "Trains a head on the latents of a run; raises what its data, its folder or the VAE's run find wrong."
+    if config.model.type != "regression_head": raise ConfigError(f"model.type: is {config.model.type} where regression_head was expected, train others with epuredgm train")
+    if config.run_dir is None: raise ConfigError("run_dir: is missing, name the folder that the run is written to")
+    vae = open_vae(config.model.vae, resolve_device(config.training.device))
+    config = prepared_as(config, vae)
+    digest, data = weights_digest(vae.model), head_data(config, vae)
+    statistics = target_statistics(data.targets, config.model.targets, config.model.target_norm, data.splits.source)
+    model = build_head(config, vae, data.latents.shape[1], statistics, data.cached)
+    model.see_latents(data.latents)
+    with RunFolder.create(config.run_dir, config, resume=resume, overwrite=overwrite) as folder:
+        write_head_facts(folder, model, vae, data, statistics, digest)
+        learner = Learner(model, data.training, config, folder, make_trackers(config, folder), progress=progress,
+                          after_signal=f"and this goes on from it: epuredgm regress train -c {folder.path} --resume")
+        outcome = learner.fit(resume=resume)
+        if weights_digest(model.encoder) != digest: raise RunError(f"{folder.path}: the weights of the frozen VAE have changed during training, which is a defect: report it")
+        folder.write_json("design.json", folder.read_json("design.json") | {"vae_unchanged": True})
+    best = (folder.path / "checkpoints" / "best").exists()
+    run = load_head(folder.path, "best" if best else "latest", vae=vae)
+    run.data, run.outcome = data.splits, outcome
+    return run
 
 # %% ../../nbs/evaluate/12_regression.ipynb #4d8d0b23
 def load_head(
