@@ -7,6 +7,7 @@ __all__ = ['NUMBERS_OF_GAUSSIANS', 'LEAST_VARIANCE', 'fit_mixture', 'given_condi
            'own_units', 'LatentMixture']
 
 # %% ../../nbs/blocks/06a_mixture.ipynb #3c5ef7a3
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -29,6 +30,7 @@ def fit_mixture(
     progress: bool = False,  # show a bar
 ) -> tuple:  # scikit-learn's GaussianMixture, and the log-likelihoods of the held-out tenth, a number of components → nats a point
     "The mixture that a held-out tenth finds most likely, a single Gaussian for fewer than twenty points; raises EpureError for fewer than two."
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
     from tqdm.auto import tqdm
 
@@ -42,7 +44,10 @@ def fit_mixture(
     test, train = values[order[: len(values) // 10]], values[order[len(values) // 10 :]]
     best, found = None, {}
     for number in tqdm([n for n in components if n <= len(train)], desc="mixture", unit="fit", disable=not progress, leave=False):
-        mixture = GaussianMixture(number, reg_covar=LEAST_VARIANCE, random_state=key_seed("mixture", seed) % 2**32).fit(train)
+        mixture = GaussianMixture(number, reg_covar=LEAST_VARIANCE, random_state=key_seed("mixture", seed) % 2**32)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # what fits badly is not chosen
+            mixture.fit(train)
         found[number] = float(mixture.score(test))
         if found[number] < max(found.values()):
             break
