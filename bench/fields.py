@@ -16,6 +16,7 @@ from epuredgm.train.run import build_model
 from timing import Result, at_least, at_most, in_turn, median_ratio
 
 SMALL = dict(nf=16, nf_max_e=32, nf_max_d=32, stages=1, stem=4, cond_features=64, latent_dim=D // BLOCKS)
+WIDE = SMALL | dict(nf=64, nf_max_e=128, nf_max_d=128)  # the default number of channels; with 16, operators are too small to gain by half precision
 
 
 def plain_loss(model: GMRFMVAE, batch: Batch, random: torch.Generator) -> torch.Tensor:
@@ -38,8 +39,14 @@ def plain_loss(model: GMRFMVAE, batch: Batch, random: torch.Generator) -> torch.
 
 
 def whole_step(tiny: bool) -> list[Result]:
+    "A step by networks of the default width, which has to keep up, and by those of the demonstration, for comparison."
+    slim = [Result(f"{result.what}, 16 channels", result.value, result.unit, details=result.details) for result in one_width(SMALL, tiny, 30)]
+    return [*one_width(WIDE, tiny, 10), *slim]
+
+
+def one_width(size: dict, tiny: bool, rounds: int) -> list[Result]:
     "Forward, backward and optimiser of 64 toy épures; the plain loop computes in float32, with the specification's covariance, and matches no subsets."
-    config = parse_config({"model": {"type": "gmrf_mvae", **SMALL}, "data": {"type": "toy_epures", "n": 64, "n_val": 8}})
+    config = parse_config({"model": {"type": "gmrf_mvae", **size}, "data": {"type": "toy_epures", "n": 64, "n_val": 8}})
     splits = build_data(config.data)
     batch, random = splits.train.batch(slice(0, 64)), generator("bench", "fields")
     plain = build_model(config.model_copy(update={"model": config.model.model_copy(update={"covariance": "dominance"})}), splits.spec)
@@ -64,7 +71,7 @@ def whole_step(tiny: bool) -> list[Result]:
     works = {"plain": stepping(plain, lambda model: plain_loss(model, batch, random)),
              "float32": stepping(ours, lambda model: model.losses(batch, Progress.end(), random)["loss"]),
              "default": stepping(swift, by_default)}
-    times = in_turn(works, 1 if tiny else 30, warm_up=1 if tiny else 3)
+    times = in_turn(works, 1 if tiny else rounds, warm_up=1 if tiny else 3)
     with Operators() as operators:
         works["default"]()
     waits = sum(count for name, count in operators.counted.items() if name in WAITING)
