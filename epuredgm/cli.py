@@ -6,10 +6,10 @@
 __all__ = ['UsageError', 'app', 'Override', 'ConfigFile', 'ConfigOption', 'regress_app', 'HeadFile', 'HeadCheckpoint', 'InputDir',
            'OutputDir', 'Count', 'Workers', 'wireframes', 'plain_arguments', 'system_sentence', 'usage_sentence',
            'say_warning', 'told_in_sentences', 'Commands', 'main', 'version_option', 'one_configuration',
-           'check_run_folder', 'train_command', 'sample_command', 'section_spec', 'parameter_row', 'text_table',
-           'params_command', 'evaluate_command', 'classify_command', 'regression_changes', 'regress_train_command',
-           'regress_evaluate_command', 'regress_predict_command', 'toy_command', 'wireframes_command', 'render_command',
-           'demo_configuration', 'demo_command']
+           'check_run_folder', 'train_command', 'height_and_width', 'sample_command', 'section_spec', 'parameter_row',
+           'text_table', 'params_command', 'evaluate_command', 'classify_command', 'regression_changes',
+           'regress_train_command', 'regress_evaluate_command', 'regress_predict_command', 'toy_command',
+           'wireframes_command', 'render_command', 'demo_configuration', 'demo_command']
 
 # %% ../nbs/cli.ipynb #33960ea8
 import errno
@@ -197,6 +197,15 @@ def train_command(
     if not progress: typer.echo(str(run.outcome))
     typer.echo(f"the run is in {run.path}: epuredgm evaluate {run.path}, epuredgm sample {run.path}")
 
+# %% ../nbs/cli.ipynb #5ca1ab1e
+def height_and_width(
+    text: str,  # such as 256x144
+) -> tuple[int, int]:
+    "A size as it is written; EpureError for anything else."
+    parts = text.lower().replace("×", "x").split("x")
+    if len(parts) != 2 or not all(part.isdecimal() and int(part) for part in parts): raise EpureError(f"--size is {text!r}, expected height and width in pixels, such as 256x144")
+    return int(parts[0]), int(parts[1])
+
 # %% ../nbs/cli.ipynb #44b78bf2
 @app.command("sample")
 def sample_command(
@@ -211,6 +220,7 @@ def sample_command(
     target_comp: Annotated[str | None, typer.Option(help="What cross_modal is after; all others are drawn with it.", show_default=False)] = None,
     output_dir: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where it goes; samples/MODE in the run otherwise.", show_default=False)] = None,
     sampler: Annotated[Literal["prior", "aggregated", "mixture"] | None, typer.Option(help="Latents from the prior, from where designs lie, or from Gaussians fitted there.", show_default=False)] = None,
+    size: Annotated[str | None, typer.Option(metavar="HxW", help="Height and width in pixels, of models that draw any size; one seen in training otherwise.", show_default=False)] = None,
     seed: Annotated[int | None, typer.Option(help="Another one gives other designs.", show_default=False)] = None,  # of the random numbers
     batch_sz: Annotated[int | None, typer.Option(help="Designs at a time.", show_default=False)] = None,
     num_posterior_samples: Annotated[int | None, typer.Option(help="Completions of each design.", show_default=False)] = None,
@@ -225,7 +235,7 @@ def sample_command(
     written = sample_to_folder(
         load_run(run, int(checkpoint) if checkpoint.isdigit() else checkpoint), output_dir, data, conditions_csv, mask_component or None, with_conditions, average,
         overwrite, mirror, mode=mode, num_samples=num_samples, source_component=source_comp, target_component=target_comp, sampler=sampler,
-        seed=seed, batch_sz=batch_sz, num_posterior_samples=num_posterior_samples)
+        seed=seed, batch_sz=batch_sz, num_posterior_samples=num_posterior_samples, size=None if size is None else height_and_width(size))
     typer.echo(f"{written.count} in {written.folder}\nwhere each comes from: {written.table}\nat a glance: {written.sheet}")
 
 # %% ../nbs/cli.ipynb #13c15091

@@ -328,6 +328,7 @@ class SamplingConfig(Section):
     num_samples: PositiveInt = 100                 # designs
     batch_sz: PositiveInt = 16                     # designs a forward pass
     sampler: Literal["prior", "aggregated", "mixture"] = "aggregated"  # latents from the prior, from the encoded training set, or from Gaussians fitted to it
+    size: tuple[PositiveInt, PositiveInt] | None = None  # height and width, of models that draw any size; None = a size seen in training
     num_posterior_samples: PositiveInt = 10        # completions of each design
     source_component: Component | None = None      # what cross_modal observes, here or when sampling
     target_component: Component | None = None      # what cross_modal generates, None = all others

@@ -51,7 +51,7 @@ class WheelModel(GenerativeModel):
     def __init__(self): super().__init__(DesignSpec(components=("rim", "hub"), height=48, width=48))
 
     @in_evaluation
-    def decode(self, z, cond=None):
+    def decode(self, z, cond=None, size=None):
         line = torch.arange(48) - 23.5
         distance = torch.hypot(line[:, None], line)[None]
         radius, thickness, hub = (mean + std*z[:, d, None, None] for d, (mean, std) in enumerate((WHEEL_RADIUS, WHEEL_THICKNESS, WHEEL_HUB)))

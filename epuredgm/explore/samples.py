@@ -47,7 +47,7 @@ LATENT, COMPLETION = ("unconditional", "conditional"), ("inpainting", "cross_mod
 USED_BY = {  # what only some modes use → its option, those modes
     "data": ("--data", ("conditional", *COMPLETION)), "conditions_csv": ("--conditions_csv", ("conditional",)),
     "mask_component": ("--mask_component", ("inpainting",)), "source_component": ("--source_comp", ("cross_modal",)),
-    "target_component": ("--target_comp", ("cross_modal",)), "sampler": ("--sampler", LATENT),
+    "target_component": ("--target_comp", ("cross_modal",)), "sampler": ("--sampler", LATENT), "size": ("--size", LATENT),
     "num_posterior_samples": ("--num_posterior_samples", COMPLETION), "with_conditions": ("--with_conditions", COMPLETION),
     "average": ("--average", COMPLETION),
 }
@@ -131,10 +131,10 @@ def draw_new(
     n: int,                  # designs
 ) -> Tensor:                 # (n, planes, H, W)
     "New designs."
-    parts = []
+    parts, size = [], run.model.drawn_size(options.size, make_generator(options.seed, "size", device=run.device))
     for start, rows, kept in chunks(n, options.batch_sz):
         random = make_generator(options.seed, "sample", options.mode, start, device=run.device)
-        parts.append(run.sample(len(rows), None if cond is None else cond[rows], sampler=options.sampler, generator=random)[:kept])
+        parts.append(run.sample(len(rows), None if cond is None else cond[rows], sampler=options.sampler, generator=random, size=size)[:kept])
     return torch.cat(parts)
 
 

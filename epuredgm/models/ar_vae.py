@@ -113,7 +113,7 @@ class ModelAround(GenerativeModel):
     def sample(self, n, cond=None, size=None, generator=None): return self.vae.sample(n, cond, size, generator)
     def complete(self, x, observed, cond=None, n=1, generator=None): return self.vae.complete(x, observed, cond, n, generator)
     def encode(self, x, observed=None): return self.vae.encode(x, observed)
-    def decode(self, z, cond=None): return self.vae.decode(z, cond)
+    def decode(self, z, cond=None, size=None): return self.vae.decode(z, cond, size)
     def reconstruct(self, x, observed=None, cond=None): return self.vae.reconstruct(x, observed, cond)
     def with_mixture(self, mixture): return self.vae.with_mixture(mixture)
 

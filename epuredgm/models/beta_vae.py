@@ -269,8 +269,15 @@ class LatentModel(GenerativeModel):
         x = self.in_own_precision(check_designs(x, self.spec))
         return self.encoder(x, check_observed(observed, x, self.spec))
 
-    def decode(self, z, cond=None) -> Tensor:  # (B, D), (B, K) → (B, planes, H, W) in [0, 1]
+    def check_size(self, size: tuple[int, int] | None) -> None:  # (H, W), None for its own
+        "Raises EpureError for another size than that of the designs."
+        own = (self.spec.height, self.spec.width)
+        if size is not None and tuple(size) != own:
+            raise EpureError(f"this model draws {own[0]}×{own[1]} pictures only (got size {tuple(size)}); leave size out")
+
+    def decode(self, z, cond=None, size=None) -> Tensor:  # (B, D), (B, K) → (B, planes, H, W) in [0, 1]
         "Expected picture of latents; differentiable."
+        self.check_size(size)
         if z.dim() != 2 or z.shape[1] != self.latent_dim:
             raise EpureError(f"z has shape {tuple(z.shape)}; expected (B, {self.latent_dim})")
         cond = check_conditions(cond, len(z), self.spec, z.device)
@@ -288,9 +295,7 @@ class LatentModel(GenerativeModel):
     @in_evaluation
     def sample(self, n, cond=None, size=None, generator=None) -> Tensor:  # (n, planes, H, W)
         "Pictures of n draws from the prior, each with its row of cond."
-        own = (self.spec.height, self.spec.width)
-        if size is not None and tuple(size) != own:
-            raise EpureError(f"this model draws {own[0]}×{own[1]} pictures only (got size {tuple(size)}); leave size out")
+        self.check_size(size)
         check_count(n)
         z = self.draw_prior(n, generator)
         return self.decode(z, check_conditions(cond, n, self.spec, z.device))

@@ -226,6 +226,7 @@ class EncodingModel(TrainableModel):
         self,
         z,  # (B, D), flattened from `latent_shape`
         cond=None,  # (B, K), or (K,) for all; None withholds conditions
+        size=None,  # (H, W), for families that draw any size
     ) -> Tensor:  # (B, planes, H, W) in [0, 1]
         "Expected pixels of latents; raises EpureError where the family has none."
         raise EpureError(f"{type(self).__name__} has no latents; use sample or complete")
@@ -239,11 +240,15 @@ class EncodingModel(TrainableModel):
 
     def reconstruct(self, x, observed=None, cond=None) -> Tensor:  # as for encode and decode → (B, planes, H, W) in [0, 1]
         "The picture at the mean of the latents: what is drawn beside a design while training."
-        return self.decode(self.encode(x, observed).mean, cond)
+        return self.decode(self.encode(x, observed).mean, cond, tuple(x.shape[-2:]))
 
 # %% ../../nbs/models/00_contract.ipynb #d0482fd6
 class GenerativeModel(EncodingModel):
     "What every family of models promises; see the table above."
+
+    def drawn_size(self, size, generator=None):  # (H, W) asked for, or None → (H, W), None where the family has one size
+        "The size to draw at: what is asked for; families of any size draw one that they saw in training where nothing is."
+        return size
 
     def sample(
         self,

@@ -111,9 +111,9 @@ class Run(TrainedModel):
         "Conditions in their own units."
         return in_units(cond, self.spec.conditions, self.statistics)
 
-    def sample(self, n, cond=None, sampler=None, generator=None) -> Tensor:  # (n, planes, H, W)
+    def sample(self, n, cond=None, sampler=None, generator=None, size=None) -> Tensor:  # (n, planes, H, W)
         "New designs, each with its row of cond; see `sample_run`."
-        return sample_run(self, n, cond, sampler, generator)
+        return sample_run(self, n, cond, sampler, generator, size)
 
     def with_mixture(self) -> "Run":
         "The same run with `mixture` in place of the prior, in completions too; raises EpureError for families that complete without one."
@@ -134,13 +134,13 @@ class Run(TrainedModel):
         return DiagonalNormal(posterior.mean.cpu(), posterior.logvar.cpu())
 
     @torch.no_grad()
-    def decode(self, z, cond=None) -> Tensor:  # (B, planes, H, W) in [0, 1]
+    def decode(self, z, cond=None, size=None) -> Tensor:  # (B, planes, H, W) in [0, 1]
         "The expected picture of latents."
-        return self.model.decode(self._move(z), self._move(cond)).cpu()
+        return self.model.decode(self._move(z), self._move(cond), size).cpu()
 
     def reconstruct(self, x, cond=None, observed=None) -> Tensor:  # (B, planes, H, W) in [0, 1]
         "The picture at the mean of the latents."
-        return self.decode(self.encode(x, observed).mean, cond)
+        return self.decode(self.encode(x, observed).mean, cond, tuple(x.shape[-2:]))
 
     def _move(self, value):
         return value.to(self.device) if isinstance(value, Tensor) else value
@@ -152,20 +152,22 @@ def sample_run(
     cond=None,  # (n, K) or (K,) as the model sees them; None withholds conditions
     sampler: str | None = None,  # "aggregated", "mixture" or "prior"; None is the run's own default
     generator: torch.Generator | None = None,  # on the device of the run; None is torch's default
+    size: tuple[int, int] | None = None,  # (H, W), for families that draw any size; None is one seen in training
 ) -> Tensor:  # (n, planes, H, W) in [0, 1]
     "New designs by one of the samplers; raises EpureError for another one, or where the model has no latents."
     check_count(n)
+    size = run.model.drawn_size(size, generator)
     sampler = sampler or (run.config.sampling.sampler if run.model.has_latents else "prior")
     if sampler not in ("aggregated", "mixture", "prior"):
         raise EpureError(f"sampler is {sampler!r}; expected 'aggregated', 'mixture' or 'prior'")
     if sampler == "prior":
-        return run.model.sample(n, run._move(cond), generator=generator).cpu()
+        return run.model.sample(n, run._move(cond), size, generator).cpu()
     if not run.model.has_latents:
         raise EpureError(f"{type(run.model).__name__} has no latents to collect; sample with sampler='prior'")
     cond = check_conditions(run._move(cond), n, run.spec, run.device)
     with torch.no_grad():
         latents = run.aggregated if sampler == "aggregated" else run.mixture
-        return run.model.decode(latents.sample(n, cond, generator), cond).cpu()
+        return run.model.decode(latents.sample(n, cond, generator), cond, size).cpu()
 
 # %% ../../nbs/train/03_run.ipynb #a4248e3c
 def load_run(
