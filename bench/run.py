@@ -25,6 +25,7 @@ from heads import head_epochs  # noqa: E402
 from learning import against_pythae, loss_curves, precision, step_overhead  # noqa: E402
 from maps import latent_maps  # noqa: E402
 from opening import opening  # noqa: E402
+from pages import page_batches  # noqa: E402
 from painting import painting  # noqa: E402
 from timing import Result  # noqa: E402
 
@@ -58,7 +59,7 @@ def table(results: dict[str, list[Result]]) -> str:
 def main() -> int:
     "Measure, print, write; exit status 1 where a target is missed."
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = ["step", "pythae", "opening", "precision", "curves", "gaussians", "fields", "attributes", "head", "painting", "map", "kills"]
+    names = ["step", "pythae", "opening", "precision", "curves", "gaussians", "fields", "attributes", "head", "painting", "pages", "map", "kills"]
     parser.add_argument("--tiny", action="store_true", help="sizes that only show that the benchmarks run")
     parser.add_argument("--only", nargs="+", choices=names, default=names, help="which ones")
     parser.add_argument("--skip", nargs="+", choices=names, default=[], help="which ones not")
@@ -78,6 +79,7 @@ def main() -> int:
             "gaussians": lambda: joint_gaussians(asked.tiny),
             "fields": lambda: whole_step(asked.tiny),
             "painting": lambda: painting(asked.tiny, folder / "painting", asked.pages),
+            "pages": lambda: page_batches(asked.tiny),
             "map": lambda: latent_maps(asked.tiny),
             "attributes": lambda: attribute_loss(asked.tiny),
             "head": lambda: head_epochs(asked.tiny, folder / "head"),

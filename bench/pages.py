@@ -1,0 +1,70 @@
+"""Pages of different sizes: those of one size together against one page at a time; and the memory that a large page takes in training."""
+import subprocess
+import sys
+
+import torch
+
+from epuredgm.blocks.schedules import Progress
+from epuredgm.core.seeds import generator
+from epuredgm.core.spec import DesignSpec
+from epuredgm.data.variable_sizes import WireframesConfig, build_wireframes
+from epuredgm.models.wireframe_vae import WireframeVAE, WireframeVAEConfig
+from timing import Result, at_least, in_turn, median_ratio
+
+AT_ONCE = 16  # pages of an optimiser step, either way
+
+PEAK = """
+import resource, sys, torch
+from epuredgm.blocks.schedules import Progress
+from epuredgm.core.spec import DesignSpec
+from epuredgm.data.designs import Batch
+from epuredgm.models.wireframe_vae import WireframeVAE, WireframeVAEConfig
+height, width, recompute = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "True"
+torch.set_num_threads(2)
+model = WireframeVAE(DesignSpec(("page",)), WireframeVAEConfig(checkpointing=recompute)).train()
+batch = Batch(torch.rand(1, 1, height, width), None, torch.ones(1, 1, dtype=torch.bool))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+import time; start = time.perf_counter()
+model.losses(batch, Progress(), torch.Generator())["loss"].backward()
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024, time.perf_counter() - start)
+"""
+
+
+def epochs(tiny: bool) -> tuple[dict, dict]:
+    "Training on a share of generated pages, batch by batch, in two ways; and how many pages each takes."
+    data = build_wireframes(WireframesConfig(n=60 if tiny else 600, scale=0.125, size_step=32)).train
+    model = WireframeVAE(DesignSpec(("page",)), WireframeVAEConfig(nf=16, decoder_nf=8)).train()
+    optimizer = torch.optim.Adam(model.parameters(), 5e-4)
+    # The same pages both ways: batches of one size, taken apart for the second.
+    chosen = data.index_batches(AT_ONCE)[:: 1 if tiny else 6]
+
+    def one_step(groups):
+        optimizer.zero_grad()
+        for rows in groups:
+            (model.losses(data.batch(rows, epoch=0), Progress(), generator("bench"))["loss"] * len(rows) / AT_ONCE).backward()
+        optimizer.step()
+
+    works = {"bucketed": lambda: [one_step([rows]) for rows in chosen], "one by one": lambda: [one_step(rows.split(1)) for rows in chosen]}
+    return works, {"pages": sum(map(len, chosen)), "batches": len(chosen), "sizes": len(set(data.buckets))}
+
+
+def peak(height: int, width: int, recompute: bool) -> tuple[float, float]:
+    "MiB and seconds that a training step of one page takes beyond the weights, in a process of its own."
+    answer = subprocess.run([sys.executable, "-c", PEAK, str(height), str(width), str(recompute)], capture_output=True, text=True, check=True)
+    return tuple(map(float, answer.stdout.split()))
+
+
+def page_batches(tiny: bool) -> list[Result]:
+    "Pages per second of training steps, bucketed over one by one; memory with and without recomputed blocks."
+    works, what = epochs(tiny)
+    times = in_turn(works, 1 if tiny else 5)
+    seconds = {name: sorted(each)[len(each) // 2] for name, each in times.items()}
+    ratio = median_ratio(times, "one by one", "bucketed")
+    size = (256, 128) if tiny else (2048, 1024)
+    plain, recomputed = peak(*size, False), peak(*size, True)
+    return [
+        at_least("pages per second of batches of one size over batch_size 1", ratio, 1.5, "times",
+                 **what, **{f"{name}, pages per second": round(what["pages"] / each, 1) for name, each in seconds.items()}),
+        Result(f"memory of a {size[0]}×{size[1]} page in a training step", plain[0], "MiB", details={"seconds": round(plain[1], 2)}),
+        Result("the same with checkpointing", recomputed[0], "MiB", details={"seconds": round(recomputed[1], 2)}),
+    ]
