@@ -6,8 +6,8 @@
 __all__ = ['THUMBNAIL', 'Augmentation', 'crop', 'projection', 'in_perspective', 'erase', 'salt_and_pepper', 'noisy_pair',
            'shrunk', 'thumbnail', 'Pages', 'pages_from', 'page_files', 'read_page_picture', 'open_pages', 'padded',
            'in_batch', 'VariableSizeDataset', 'choose', 'batches_by_size', 'bound_for', 'pair_of', 'batch_of',
-           'near_duplicate_groups', 'held_out', 'multiple_of_32', 'WireframesConfig', 'read_labels', 'collected_pages',
-           'build_wireframes']
+           'with_trees', 'tree_of_page', 'near_duplicate_groups', 'held_out', 'multiple_of_32', 'WireframesConfig',
+           'read_labels', 'collected_pages', 'build_wireframes']
 
 # %% ../../nbs/data/08_variable_sizes.ipynb #6fa33eac
 import copy
@@ -39,7 +39,7 @@ from ..core.spec import DesignSpec
 from .cache import default_cache_dir
 from .decoding import PictureError, png_header
 from .designs import Batch, Splits, as_greys, positions
-from .layout_trees import paint_page
+from .layout_trees import LayoutTree, paint_page, read_tree
 from .pages import make_pages
 
 # %% ../../nbs/data/08_variable_sizes.ipynb #d39db335
@@ -172,6 +172,7 @@ class Pages:
     thumbnails: np.ndarray                # (N, 576) uint8
     backgrounds: np.ndarray               # (N,) uint8, the darkest grey of each
     labels: list[str] | None = None       # N words, "" where a page has none
+    tree: Callable[[int], LayoutTree | None] | None = None  # number → what it was painted from, in the tree's own pixels
 
     def __len__(self) -> int: return len(self.names)
 
@@ -370,6 +371,7 @@ class VariableSizeDataset:
 
     def pair(self, index, epoch=None): return pair_of(self, index, epoch)
     def batch(self, indices, device=None, epoch=None) -> Batch: return batch_of(self, indices, device, epoch)
+    def tree(self, index: int) -> LayoutTree | None: return tree_of_page(self, index)
     def index_batches(self, batch_size: int) -> list[Tensor]: return batches_by_size(self.padded, batch_size)
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
@@ -390,7 +392,7 @@ def choose(
     data.padded = padded(data.sizes, data.size_step)
     data.available = torch.ones(len(rows), 1, dtype=torch.bool, device=data.device)
     numbers = {name: number for number, name in enumerate(data.label_names)}
-    labels = [[numbers.get(data.pages.labels[row], -1)] for row in rows] if numbers else None
+    labels = [[numbers.get(data.pages.labels[row], np.nan)] for row in rows] if numbers else None
     data.attributes = None if labels is None else torch.tensor(labels, dtype=torch.float32, device=data.device).reshape(-1, 1)
     return data
 
@@ -445,6 +447,32 @@ def batch_of(
     batch = Batch(x, None, data.available[rows], None if epoch is None else target, valid, attributes, [data.names[row] for row in rows] if named else None)
     return batch.to(data.device if device is None else device)
 
+# %% ../../nbs/data/08_variable_sizes.ipynb #58da19b1
+def with_trees(
+    pages: Pages,
+    folder: str | Path,      # of JSON files, named as the pages
+    relative: bool = False,  # whether a box counts from its parent's corner rather than the page's
+) -> Pages:
+    "Pages with what they were painted from; `DataError` where there is no file of any."
+    files = [Path(folder).expanduser() / f"{name}.json" for name in pages.names]
+    there = [file.is_file() for file in files]
+    if not any(there):
+        raise DataError(f"{folder}: there is no layout tree of any of the {len(pages)} pages here, such as {pages.names[0]}.json, give the folder that the pictures were rendered from")
+    return replace(pages, tree=lambda number: read_tree(files[number], relative) if there[number] else None)
+
+
+def tree_of_page(
+    data: VariableSizeDataset,
+    index: int,            # of a page
+) -> LayoutTree | None:    # in the pixels of the page as validation sees it; None where it has none
+    "The tree of a page; `DataError` that names the file where it can't be read."
+    row = int(data.rows[index])
+    tree = None if data.pages.tree is None else data.pages.tree(row)
+    if tree is None: return None
+    (height, width), shown = map(int, data.pages.sizes[row]), int(data.sizes[index][0])
+    cut_above = (height - shown) // 2
+    return replace(tree, boxes=tree.boxes * width / tree.width - [0, cut_above, 0, cut_above], width=width, height=shown)
+
 # %% ../../nbs/data/08_variable_sizes.ipynb #a7064771
 def near_duplicate_groups(
     thumbnails: np.ndarray,  # (N, D) uint8
@@ -496,6 +524,8 @@ class WireframesConfig(DataSection):
     data_dir: Annotated[str, Field(min_length=1)] | None = None  # PNG pictures, None = generated pages
     n: Annotated[int, Field(ge=2)] = 600   # generated pages
     labels: Annotated[str, Field(min_length=1)] | None = None  # CSV file: name, label; None = the sub-folders
+    trees: Annotated[str, Field(min_length=1)] | None = None  # folder of the JSON files that the pictures were rendered from; only evaluation reads them
+    relative: bool = False                 # whether a box of those counts from its parent's corner, as in `wireframes render --relative`
     valid_ratio: Fraction = 0.2            # held out
     near_duplicates: NonNegativeFloat = 0.03  # root mean square difference of thumbnails within a group, which is held out as a whole or not at all
     seed: int = 0                          # of the pages, the split and the augmentation
@@ -538,8 +568,9 @@ def collected_pages(
     if config.data_dir is None:
         made = make_pages(config.n, config.seed)
         pages = pages_from([paint_page(tree) for _, tree in made], [f"{number:05}" for number in range(config.n)], [name for name, _ in made], config.scale)
-        return pages, f"generated pages, seed {config.seed}"
+        return replace(pages, tree=lambda number: made[number][1]), f"generated pages, seed {config.seed}"
     pages = open_pages(page_files(config.data_dir), config.data_dir, config.scale, config.cache_dir, config.cache_gb, max(2, config.num_workers))
+    if config.trees is not None: pages = with_trees(pages, config.trees, config.relative)
     if config.labels is None: return pages, f"pages of {config.data_dir}"
     table = read_labels(config.labels)
     labels = [table.get(name, table.get(name.rpartition("/")[2], "")) for name in pages.names]
