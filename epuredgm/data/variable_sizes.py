@@ -359,7 +359,6 @@ class VariableSizeDataset:
         choose(self, np.arange(len(self.pages)))
 
     def __len__(self) -> int: return len(self.rows)
-
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:  # (1, h, w) each, what `epoch` has of it
         noisy, clean = self.pair(index, self.epoch)
         return noisy[None], clean[None]
