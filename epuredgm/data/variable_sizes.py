@@ -469,8 +469,10 @@ def tree_of_page(
     tree = None if data.pages.tree is None else data.pages.tree(row)
     if tree is None: return None
     (height, width), shown = map(int, data.pages.sizes[row]), int(data.sizes[index][0])
-    cut_above = (height - shown) // 2
-    return replace(tree, boxes=tree.boxes * width / tree.width - [0, cut_above, 0, cut_above], width=width, height=shown)
+    cut_above, across, rows = (height - shown) // 2, width / tree.width, tree.height * width / tree.width
+    # Sizes are whole pixels: a height that differs by no more than rounding is that of the whole page.
+    down = height / tree.height if abs(rows - height) <= 1 + rows / (2 * width) else across
+    return replace(tree, boxes=tree.boxes * ([across, down] * 2) - [0, cut_above, 0, cut_above], width=width, height=shown)
 
 # %% ../../nbs/data/08_variable_sizes.ipynb #a7064771
 def near_duplicate_groups(

@@ -410,6 +410,7 @@ def write_report(
     figures: dict,           # matplotlib Figures by name
     folder: RunFolder,  # an existing folder
     name: str = "",          # of other data: goes into the names of the files
+    patterns: Sequence[str] = HEADLINES,  # which scores the report shows
 ) -> dict[str, str]:         # what each file is called, relative to the run
     "`eval/metrics.json`, `eval/report.png` and a picture of each figure; each file is written whole or not at all."
     from epuredgm.explore.pictures import png
@@ -418,7 +419,7 @@ def write_report(
     files = {figure: f"pictures/{prefix}-{figure}.png" for figure in figures} | {"report": f"{place}/report.png", "metrics": f"{place}/metrics.json"}
     pictures = {figure: png(drawn) for figure, drawn in figures.items()}
     for figure, picture in pictures.items(): folder.write_bytes(files[figure], picture)
-    folder.write_bytes(files["report"], page([png(table_figure(report)), *pictures.values()]))
+    folder.write_bytes(files["report"], page([png(table_figure(report, patterns)), *pictures.values()]))
     folder.write_json(files["metrics"], {**report, "files": files})
     return files
 
