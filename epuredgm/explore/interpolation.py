@@ -86,9 +86,10 @@ def stops_of(
 # %% ../../nbs/explore/08_interpolation.ipynb #932f8688
 def walk_pictures(
     walk:Walk,
+    size:tuple[int, int]|None = None,   # height, width, for families that decode to any; None: the family's own
 ) -> Tensor:    # (S, planes, H, W) in [0, 1]
     "The decoded way."
-    return decode_latents(walk.space, walk.z, walk.cond)
+    return decode_latents(walk.space, walk.z, walk.cond, size)
 
 
 def walk_attributes(

@@ -4,6 +4,7 @@
 
 # %% ../../nbs/explore/07_latent_map.ipynb #8fd7f06a
 from __future__ import annotations
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 import numpy as np
@@ -101,7 +102,8 @@ def map_drawing(
     figure.clear()
     axes = figure.add_axes((.1, .11, .68, .81))
     if values is None: axes.scatter(*map.points.T, s=14, color=PALETTE[0], linewidths=0, alpha=.8)
-    elif is_class(torch.from_numpy(values)): scatter_classes(axes, map.points, values, label_of(map.space, colour_by))
+    elif colour_by in map.space.class_names or is_class(torch.from_numpy(values)):
+        scatter_classes(axes, map.points, values, label_of(map.space, colour_by), map.space.class_names.get(colour_by, ()))
     else: scatter_measures(axes, map.points, values, label_of(map.space, colour_by))
     mark, = axes.plot([], [], "o", markersize=13, markerfacecolor="none", markeredgecolor="black", markeredgewidth=1.8, visible=False)
     axes.set_xlabel(map.labels[0], fontsize=9), axes.set_ylabel(map.labels[1], fontsize=9)
@@ -132,13 +134,14 @@ def scatter_classes(
     points:np.ndarray,  # (N, 2)
     values:np.ndarray,  # (N,) whole numbers; NaN where unknown
     name:str,           # over the legend
+    names:Sequence[str] = (),   # of the classes, by number; none: their numbers
 ) -> None:
     "Points in a colour for each class."
     from matplotlib import colormaps
     different = np.unique(values[np.isfinite(values)])
-    colours = PALETTE if len(different) <= len(PALETTE) else colormaps["Paired"].colors
+    colours = PALETTE if len(different) <= len(PALETTE) else colormaps["Paired" if len(different) <= 12 else "tab20"].colors
     axes.scatter(*points[~np.isfinite(values)].T, s=14, color=FRAME, linewidths=0)
-    for k, value in enumerate(different): axes.scatter(*points[values == value].T, s=14, color=colours[k], linewidths=0, alpha=.85, label=f"{value:g}")
+    for k, value in enumerate(different): axes.scatter(*points[values == value].T, s=14, color=colours[k % len(colours)], linewidths=0, alpha=.85, label=names[int(value)] if names else f"{value:g}")
     legend = axes.legend(title=name, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=8, title_fontsize=9, markerscale=1.6)
     legend.get_title().set_parse_math(False)
 

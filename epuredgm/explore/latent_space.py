@@ -18,6 +18,7 @@ from ..core.errors import DataError, EpureError, listing, near_miss, there_are
 from ..core.spec import DesignSpec
 from ..data.designs import Designs, in_units
 from ..evaluate.latents import fit_line
+from ..evaluate.pages import pages_together
 from .pictures import Mirror
 from .traversals import device_of
 from ..models.contract import GenerativeModel, in_evaluation
@@ -159,6 +160,12 @@ class LatentSpace:
         "What the flattened latent is made of."
         return tuple(getattr(self.model, "latent_shape", None) or self.posterior.mean.shape[1:])
 
+    @property
+    def class_names(self) -> dict[str, tuple[str, ...]]:
+        "Attribute → what its whole numbers stand for: the kinds of pages."
+        names = tuple(getattr(self.designs, "label_names", ()))
+        return {"archetype": names} if names else {}
+
     @cached_property
     def units(self) -> PriorUnits: return prior_units(self.model, self.posterior.mean.shape[1])
 
@@ -196,7 +203,7 @@ def latent_space(
     there = [name for name in ("train", "val", "test") if getattr(run.data, name, None) is not None]
     if split not in there: raise EpureError(f"there is no split {split!r}{near_miss(split, there)}, {there_are(there)}")
     designs = getattr(run.data, split).subset(slice(0, most))
-    found = encode_designs(run.model, designs, device=run.device)
+    found = encode_designs(run.model, designs, min(256, pages_together(designs)), run.device)
     if mirror == "auto": mirror = "left" if run.config.data.type == "toy_epures" else None
     return LatentSpace(run.model, designs, DiagonalNormal(found.mean.float().cpu(), found.logvar.float().cpu()), run.data.measure, run.statistics, mirror,
                        toy_units() if run.config.data.type == "toy_epures" else {})
@@ -282,11 +289,13 @@ def decode_latents(
     space:LatentSpace,
     z:Tensor,                   # (B, D)
     cond:Tensor|None = None,    # (B, K) as the model sees them; None: those that go with the latents
+    size:tuple[int, int]|None = None,   # height, width, for families that decode to any; None: the family's own
 ) -> Tensor:                    # (B, planes, H, W) in [0, 1], on the processor
     "Pictures of latents, under conditions where the model has them."
     cond = conditions_at(space, z) if cond is None else cond
     where = device_of(space.model)
-    return space.model.decode(z.float().to(where), None if cond is None else cond.float().to(where)).float().cpu().clamp(0, 1)
+    asked = {} if size is None else {"size": tuple(size)}
+    return space.model.decode(z.float().to(where), None if cond is None else cond.float().to(where), **asked).float().cpu().clamp(0, 1)
 
 
 def measured_lengths(
