@@ -351,8 +351,7 @@ class VariableSizeDataset:
     ):
         if not isinstance(root_dir, Pages): root_dir = open_pages([Path(file) for file in files_list] if files_list is not None else page_files(root_dir), root_dir)
         self.pages, self.max_height, self.seed, self.size_step, self.workers = root_dir, max_height, seed, size_step, workers
-        drawn = (True, perspective_p, perspective_distortion_scale, noise_level, random_erasing_prob, sp_prob)
-        self.augmentation = Augmentation(*drawn) if augment else Augmentation(noise_level=noise_level)
+        self.augmentation = Augmentation(True, perspective_p, perspective_distortion_scale, noise_level, random_erasing_prob, sp_prob) if augment else Augmentation(noise_level=noise_level)
         self.spec, self.epoch, self.device, self.cond, self.resident = DesignSpec(("page",)), 0, torch.device("cpu"), None, False
         self.label_names = tuple(sorted({label for label in self.pages.labels or () if label}))
         self.attribute_names = ("archetype",) if self.label_names else ()

@@ -29,8 +29,7 @@ from .pages import (
     PageFloors, blank_pages, common_size, label_silhouettes, layout_boxes, line_errors, line_masks, nearest_rows, neighbour_overlaps,
     page_ssim, pages_at, pages_together, relative_error, resized, same_label_share, without_lines, without_padding)
 from .report import NotMeasured, write_report
-from .scores import Score, mean_score, plain, statistic_score
-from ..models.contract import in_evaluation
+from .scores import mean_score, plain, statistic_score
 from ..train.run import encode_designs
 
 # %% ../../nbs/evaluate/13a_page_report.ipynb #a9fa1a62
@@ -246,11 +245,12 @@ def draw_pages(
     "New pages of one size, or of the family's own."
     if run.model.spec.height is not None: return run.sample(n, sampler=sampler, generator=generator)
     with torch.no_grad():
+        if sampler not in ("prior", "aggregated", "mixture"): raise EpureError(f"sampler is {sampler!r}; expected 'aggregated', 'mixture' or 'prior'")
         if sampler == "prior": return run.model.sample(n, size=size, generator=generator).cpu()
         latents = run.aggregated if sampler == "aggregated" else run.mixture
         return run.model.decode(latents.sample(n, None, generator), size=size).cpu()
 
-
+# %% ../../nbs/evaluate/13a_page_report.ipynb #e3446657
 def samples_part(
     setting: PageSetting,
 ) -> tuple[dict, dict]:  # scores by sampler, figures by name
@@ -293,7 +293,7 @@ def samples_sheet(
         captions[(2 * row + 1) * across + column] = f"{distance[k]:.3f}"
     return sheet(tiles, f"sampler {sampler}", rows=["sample", "nearest\ntraining page"] * rows, captions=captions)
 
-# %% ../../nbs/evaluate/13a_page_report.ipynb #de6c8ea7
+# %% ../../nbs/evaluate/13a_page_report.ipynb #5003dfc6
 PAGE_PARTS: dict[str, Callable[[PageSetting], tuple[dict, dict]]] = {"reconstruction": reconstruction_part, "retrieval": retrieval_part, "labels": labels_part, "samples": samples_part}
 PAGE_HEADLINES = ("pages/reconstruction/[!f]*", "pages/reconstruction/floors/*/ssim", "pages/reconstruction/floors/*/thin_lines", "pages/retrieval/*", "pages/labels/*", "pages/samples/*")
 
@@ -316,7 +316,7 @@ def measured_parts(
     if problems: skipped["trees"] = f"{len(problems)} files can't be used, the first: {problems[0]}"
     return {"pages": metrics}, figures, skipped, seconds
 
-
+# %% ../../nbs/evaluate/13a_page_report.ipynb #e9d70dab
 def evaluate_pages(
     run,                              # a run, or the folder of one
     trees: str | Path | None = None,  # folder of layout trees named as the pages; None: those that the data came with
@@ -325,7 +325,7 @@ def evaluate_pages(
     seed: int = 0,                    # of the choice of pages, samples and intervals
     neighbours: int = 5,              # of a page, whose layouts count
     samples: int = 48,                # drawn by each sampler
-    samplers: Sequence[str] = ("aggregated", "prior"),
+    samplers: Sequence[str] = ("aggregated", "prior"),  # those that the run has
     size: tuple[int, int] | None = None,  # height, width that pages are compared at; None: see common_size
     train_pages: int = 3000,          # training pages searched, at most
     write: bool = True,               # into the run folder

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from ..core.errors import DataError, EpureError, near_miss, there_are
+from ..core.errors import DataError, near_miss, there_are
 from ..core.seeds import generator as make_generator
 from ..core.spec import DesignSpec
 from ..data.variable_sizes import erase
@@ -180,7 +180,7 @@ class Inpainting:
         hole, seen = self.page[~self.observed], self.page[self.observed]
         return {"background": float((hole - self.page.min()).abs().mean()), "mean of the rest": float((hole - seen.mean()).abs().mean())}
 
-
+# %% ../../nbs/explore/13_archetypes.ipynb #2aac91bf
 def erased_region(
     height:int,     # of the page, pixels
     width:int,      # of the page, pixels
@@ -213,9 +213,9 @@ def inpaint_pages(
         found.append(Inpainting(designs.names[index], page, seen, drawn.float().cpu()[:, 0, 0, :page.shape[0], :page.shape[1]]))
     return found
 
-# %% ../../nbs/explore/13_archetypes.ipynb #2aac91bf
+# %% ../../nbs/explore/13_archetypes.ipynb #a4677c23
 def inpainting_sheet(
-    holes:Sequence[Inpainting],
+    holes:Sequence[Inpainting],     # at least one
     size:tuple[int, int]|None = None,   # height, width of the tiles; None: of the first page, at most 128 high
 ) -> "Figure":
     "True | erased | completed, a row a page."
@@ -231,7 +231,7 @@ def inpainting_sheet(
 
 
 def inpainting_scores(
-    holes:Sequence[Inpainting],
+    holes:Sequence[Inpainting],     # at least one
     seed:int = 0,               # of the intervals
 ) -> dict[str, Score]:          # error in the hole, in units of each floor's
     "What a model put into holes, beside the page's background and the mean of what is seen."

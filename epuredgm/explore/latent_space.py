@@ -162,9 +162,8 @@ class LatentSpace:
 
     @property
     def class_names(self) -> dict[str, tuple[str, ...]]:
-        "Attribute → what its whole numbers stand for: the kinds of pages."
-        names = tuple(getattr(self.designs, "label_names", ()))
-        return {"archetype": names} if names else {}
+        "Attribute → what its whole numbers stand for, where that is known: the kinds of pages."
+        return {"archetype": tuple(self.designs.label_names)} if getattr(self.designs, "label_names", ()) else {}
 
     @cached_property
     def units(self) -> PriorUnits: return prior_units(self.model, self.posterior.mean.shape[1])
