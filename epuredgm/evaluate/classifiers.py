@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['class_column', 'class_labels', 'ClassifierSection', 'PictureClassifier', 'ComponentClassifiers', 'look_at',
-           'wilson_interval', 'accuracy_scores', 'classified_data', 'train_classifiers', 'measure_classifiers',
-           'load_classifiers', 'refuse_foreign']
+           'wilson_interval', 'accuracy_scores', 'classified_data', 'check_replaced', 'train_classifiers',
+           'measure_classifiers', 'load_classifiers', 'refuse_foreign']
 
 # %% ../../nbs/evaluate/06_classifiers.ipynb #ed78efbc
 import math
@@ -178,6 +178,19 @@ def classified_data(
     if foreign: raise DataError(f"the held-out designs have the classes {listing(foreign)}, of which the training designs have none: give more designs")
     return splits, classes, splits.train.attribute_names[column], column
 
+# %% ../../nbs/evaluate/06_classifiers.ipynb #246aaee8
+def check_replaced(
+    folder: str | Path,  # where classifiers shall go
+    overwrite: bool,     # whether what is there may go
+) -> None:
+    "Raises RunError where a training, finished or not, is in the way: classifiers are trained in one go, so that none can be gone on with."
+    run = RunFolder(folder)
+    if overwrite or not run.steps: return
+    kind = run.path.joinpath("config.yaml").is_file() and read_mapping(run.path / "config.yaml").get("model", {}).get("type")
+    if kind != "component_classifiers": held = f"a run of {kind or 'an unknown model'}"
+    else: held = "classifiers" if (run.path / "design.json").exists() else "classifiers whose training was interrupted"
+    raise RunError(f"{run.path} holds {held}: replace it with --overwrite, or give another folder")
+
 # %% ../../nbs/evaluate/06_classifiers.ipynb #6ebfe7ba
 def train_classifiers(
     data: DataSection,        # of a configuration
@@ -185,12 +198,13 @@ def train_classifiers(
     label: str | None = None, # the attribute that is the class; None: the only one there is
     epochs: int = 8,          # passes through the training split
     seed: int = 0,            # of weights, order and dropout
-    overwrite: bool = False,  # replace the classifiers in the folder
+    overwrite: bool = False,  # replace what is in the folder
     progress: bool = True,    # show the summary and a bar
     section: ClassifierSection = ClassifierSection(),
     **training,               # further keys of the `training` section
 ) -> ComponentClassifiers:    # in evaluation mode, with their accuracy
     "Trains a classifier for each component and measures it on the held-out designs; EpureError for data without classes."
+    check_replaced(folder, overwrite)
     splits, classes, name, column = classified_data(data, label)
     settings = {"batch_size": 128, "lr": 4e-3, "scheduler": "cosine", "lr_warmup_steps": 50, "validation_batch_size": 500} | training
     config = Config(model=section, data=data, training=TrainingConfig(epochs=epochs, seed=seed, **settings), run_dir=str(folder))

@@ -86,7 +86,7 @@ class ModelAround(GenerativeModel):
 
     def __init__(self, vae: GenerativeModel):  # the one inside
         super().__init__(vae.spec)
-        self.vae = vae
+        self.vae, vae.section_name = vae, f"{self.section_name}.vae"
 
     def __getattr__(self, name):
         "What there is of the model inside, such as its `prior` or its `latent_dim`."
@@ -107,6 +107,10 @@ class ModelAround(GenerativeModel):
     def pretrained_paths(self): return self.vae.pretrained_paths()
     def take_pretrained(self, files): self.vae.take_pretrained(files)
     def feature_paths(self): return self.vae.feature_paths()
+
+    @property
+    def feature_key(self): return self.vae.feature_key
+
     def take_features(self, files): self.vae.take_features(files)
     def give_pretrained(self): return self.vae.give_pretrained()
     def notes(self): return self.vae.notes()

@@ -400,7 +400,7 @@ class PerceptualModel(SubsetModel):
         if not self.looked:
             return [f"a training looks for the perceptual term's weights in {path}"]
         return [f"the perceptual term is off, since there is no {path.removeprefix('torch-cache:')} in torch's local cache: give the file of torchvision's "
-                f"{config.perceptual_network} as model.perceptual_weights, or set model.perceptual_weight to 0"]
+                f"{config.perceptual_network} as {self.feature_key}, or set {self.section_name}.perceptual_weight to 0"]
 
 # %% ../../nbs/models/04_autoencoder_kl.ipynb #fa5d9150
 class CriticPhases(PerceptualModel):

@@ -143,6 +143,13 @@ def parameter_table(
 class ModelWithFiles(nn.Module):
     "What a model asks of files: it opens none itself, and is handed their content before a training."
 
+    section_name = "model"  # where its section stands in a configuration, for messages; a model inside another stands deeper
+
+    @property
+    def feature_key(self) -> str:
+        "The key that names one of `feature_paths`."
+        return f"{self.section_name}.perceptual_weights"
+
     def pretrained_paths(self) -> list[str]:
         "Files with parts that another training made; they are read before a training and handed to `take_pretrained`."
         return []

@@ -227,11 +227,11 @@ def read_features(
         if cached and not path.is_file(): continue
         try: contents[name] = decode_state(path.read_bytes())
         except OSError as error:
-            raise RunError(f"{path}: {(error.strerror or str(error)).lower()}, and model.perceptual_weights names it: "
+            raise RunError(f"{path}: {(error.strerror or str(error)).lower()}, and {model.feature_key} names it: "
                            "give the path of the weights, or leave that key out") from error
         except RunError as error:
             raise RunError(f"{path} is damaged, or holds something other than tensors and plain values, which may be code, and was refused: "
-                           "give the file of weights as it was published as model.perceptual_weights") from error
+                           f"give the file of weights as it was published as {model.feature_key}") from error
     return contents
 
 # %% ../../nbs/train/03_run.ipynb #d53e404d
