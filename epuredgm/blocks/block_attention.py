@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .residual import group_norm
+from .residual import group_norm, strided
 
 # %% ../../nbs/blocks/13_block_attention.ipynb #d877027e
 class ChannelAttention(nn.Module):
@@ -81,5 +81,6 @@ class AttentiveResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # (B, channels_in, H, W) → (B, channels_out, ⌈H/stride⌉, ⌈W/stride⌉)
         "Branch plus shortcut, activated."
-        h = F.relu(self.first_norm(self.first(x)))
-        return F.relu(self.attention(self.second_norm(self.second(h))) + self.shortcut(x))
+        h = F.relu(self.first_norm(strided(self.first, x)))
+        shortcut = x if isinstance(self.shortcut, nn.Identity) else self.shortcut[1](strided(self.shortcut[0], x))
+        return F.relu(self.attention(self.second_norm(self.second(h))) + shortcut)

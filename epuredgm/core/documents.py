@@ -95,7 +95,7 @@ def move(
             return draft.problem(old, f"should be {' or '.join(words)} (got {value!r}{near})")
         value = words[value]
     if draft.has(new) and draft.get(new) != value:
-        given = [key in draft.overridden for key in (old, new)]
+        given = [old in draft.overridden, not draft.overridden.isdisjoint((new, draft.origins.get(new, new)))]
         if given[0] == given[1]:
             return draft.problem(old, f"says {value!r} where {draft.origins.get(new, new)} says {draft.get(new)!r}, they are the same thing, keep one of them")
         if given[1]: return

@@ -24,7 +24,7 @@ from ..blocks.likelihoods import make_likelihood, relative_weights
 from ..blocks.masks import check_observed, mask_components
 from ..blocks.patch_critic import PatchCritic, critic_loss, drawer_loss, judged_as_constant
 from ..blocks.perceptual import FEATURES, check_layers, perceptual_distance
-from ..blocks.residual import fold, group_norm, pyramid_sizes, unfold
+from ..blocks.residual import fold, group_norm, pyramid_sizes, strided, unfold
 from ..core.config import ModelSection
 from ..core.registry import models
 from ..core.spec import DesignSpec
@@ -81,7 +81,7 @@ class GridHalving(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # (B, channels, H, W) → (B, channels, ⌈H/2⌉, ⌈W/2⌉)
         "The finest grid that is half as fine."
         height, width = x.shape[-2:]
-        return self.convolution(F.pad(x, (0, 1 + width % 2, 0, 1 + height % 2)))
+        return strided(self.convolution, F.pad(x, (0, 1 + width % 2, 0, 1 + height % 2)))
 
 
 class GridDoubling(nn.Module):

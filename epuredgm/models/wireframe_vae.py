@@ -25,7 +25,7 @@ from ..blocks.likelihoods import make_likelihood
 from ..blocks.masks import check_observed, mask_components
 from ..blocks.principal_components import PrincipalComponents, stretched
 from ..blocks.pyramid_pooling import SpatialPyramidPooling
-from ..blocks.residual import SLOPE, ResidualBlock, double, fold, group_norm, halve, unfold
+from ..blocks.residual import SLOPE, ResidualBlock, double, fold, group_norm, halve, strided, unfold
 from ..blocks.structural_similarity import structural_similarity
 from ..core.config import ModelSection
 from ..core.errors import EpureError
@@ -69,7 +69,7 @@ class PageEncoder(nn.Module):
         "What is pooled."
         if self.mask_input: h = torch.cat([h, (observed if observed.dim() == 4 else observed[:, :, None, None].expand(-1, -1, *h.shape[-2:])).to(h.dtype)], 1)
         if self.coordinates: h = torch.cat([h, coordinates_of(h)], 1)
-        h = self.enter(h)
+        h = self.enter[1:](strided(self.enter[0], h))
         for block in self.blocks: h = maybe_recomputed(block, h, self.checkpointing and self.training)
         return h
 
