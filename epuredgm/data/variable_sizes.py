@@ -253,7 +253,8 @@ def read_page_picture(
         data = path.read_bytes()
         width, height, *_ = png_header(data)
         if width * height > 2**27: raise PictureError(f"has {width}×{height} pixels, more than a page has: make it smaller")
-        return shrunk(Image.open(BytesIO(data), formats=("PNG",)).convert("L"), scale)
+        image = Image.open(BytesIO(data), formats=("PNG",))
+        return shrunk(image if image.mode == "L" else image.convert("L"), scale)
     except PictureError as error: raise DataError(f"{path} {error}") from None
     except (OSError, ValueError, SyntaxError) as error: raise DataError(f"{path} can't be read ({error}): copy or write it again") from None
 
@@ -278,6 +279,20 @@ def described(
                     keep(number, found)
     return measures, small, problems
 
+
+def told_bytes(
+    files: list[Path],
+    scale: float,
+) -> float:          # of pixels, after scaling
+    "How large the pictures say that they are, without decoding them."
+    total = 0
+    for path in files:
+        try:
+            with open(path, "rb") as file: head = file.read(24)
+        except OSError: continue  # told when the pictures are read
+        if len(head) == 24: total += int.from_bytes(head[16:20], "big") * int.from_bytes(head[20:24], "big") * scale**2
+    return total
+
 # %% ../../nbs/data/08_variable_sizes.ipynb #0ba4ed47
 def described_on_disk(
     files: list[Path],
@@ -293,7 +308,7 @@ def described_on_disk(
         return facts | {"measures": np.array(facts["measures"]).reshape(-1, 3), "thumbnails": np.load(place.with_suffix(".npy")), "pixels": pixels}
     try: return opened()
     except (OSError, ValueError, KeyError): place.parent.mkdir(parents=True, exist_ok=True)
-    temporary, kept = place.with_name(f".{place.name}.{secrets.token_hex(6)}.tmp"), True
+    temporary, kept = place.with_name(f".{place.name}.{secrets.token_hex(6)}.tmp"), told_bytes(files, scale) <= 1.1 * limit  # else they would be written to be thrown away
     try:
         with open(temporary, "xb") as file:
             def keep(number, pixels):
