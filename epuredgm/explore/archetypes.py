@@ -119,9 +119,11 @@ def realness(
 ) -> dict[str, Tensor]:             # (S,) each: distance (1 is usual), nearest by latents, similarity, nearest by pixels
     "How far each step of a way is from real pages."
     pictures = step_pictures(walk, real) if pictures is None else pictures
-    distance, nearest = nearest_rows(real.space.units.whiten(walk.z), real.space.whitened.float())
+    u = real.space.units.whiten(walk.z)
+    nearest = nearest_rows(u, real.space.whitened.float())[1][:, 0]
+    distance = (u - real.space.whitened[nearest]).norm(dim=1)  # exact, where a table of distances rounds
     similarity, alike = real.similarity(pictures)
-    return {"distance": distance[:, 0].double()/real.usual_distance, "nearest": nearest[:, 0], "similarity": similarity, "nearest by pixels": alike}
+    return {"distance": distance/real.usual_distance, "nearest": nearest, "similarity": similarity, "nearest by pixels": alike}
 
 # %% ../../nbs/explore/13_archetypes.ipynb #9ae825b5
 def archetype_strip(
