@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['PICTURE_KINDS', 'AttributesConfig', 'read_measures', 'measure_problem', 'measure_table', 'list_pictures',
-           'read_picture', 'stretched', 'read_all', 'decode_pictures', 'drawn_order', 'table_split', 'split_pictures',
-           'attribute_scales', 'open_pictures', 'load_pictures', 'RunDataConfig', 'load_run_data']
+           'read_picture', 'stretched', 'picture_files', 'decode_pictures', 'drawn_order', 'table_split',
+           'split_pictures', 'attribute_scales', 'open_pictures', 'load_pictures', 'RunDataConfig', 'load_run_data']
 
 # %% ../../nbs/data/04_attributes.ipynb #c8bdb3ed
 import json
 import os
+from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -152,14 +154,14 @@ def list_pictures(
 
 # %% ../../nbs/data/04_attributes.ipynb #c0946cfe
 def read_picture(
-    path: str | Path,         # of any format that Pillow reads
+    file,                     # path or open file, of any format that Pillow reads
     channels: int,            # 1 or 3
     size: tuple[int, int],    # height, width in pixels
     deep: bool = False,       # whether more than 8 bits a pixel may stand in it
 ) -> np.ndarray:              # (channels, H, W): uint8, or float32 where the file has more than 8 bits
     "A picture at a size; `PictureError` that completes a sentence beginning with its name."
     try:
-        image = Image.open(path)
+        image = Image.open(file)
         image.load()
     except Exception as error:  # Pillow raises many kinds, and all of them mean the same to whoever owns the file
         raise PictureError(f"can't be read as a picture ({error}): copy or write it again") from error
@@ -179,18 +181,21 @@ def stretched(
     return ((pixels - low) / np.where(high > low, high - low, 1) * 255).round().astype(np.uint8)
 
 # %% ../../nbs/data/04_attributes.ipynb #cbaa4ec1
-def read_all(
-    config: AttributesConfig,     # says how
-    files: PictureFiles,          # as listed
-) -> np.ndarray:                  # (N, channels, H, W) uint8
-    "All pictures in memory, where the cache of grey PNG files does not serve; `BadPictures` with all that is wrong."
-    images, problems = np.zeros((len(files.paths), config.channels, *files.size), np.uint8), []
-    for position, path in enumerate(files.paths):
-        try: picture = read_picture(path, config.channels, files.size, config.local_normalization)
-        except PictureError as error: problems.append((position, str(error)))
-        else: images[position] = stretched(picture) if config.local_normalization else picture
-    if problems: raise BadPictures(problems)
-    return images
+def picture_files(
+    config: AttributesConfig,     # says how they are read
+    entries: list[os.DirEntry],   # of `list_pictures`
+    root: Path,                   # where they are
+) -> PictureFiles:
+    "What the cache needs to know of pictures, and how it reads those that are not grey PNG files or shall be stretched."
+    paths, local = tuple(str(Path(entry.path).resolve()) for entry in entries), config.local_normalization
+    plain = config.channels == 1 and not local and all(path.lower().endswith(".png") for path in paths)
+    files = PictureFiles(root.name, f"pictures of {root}", paths, tuple(stamp_of(entry) for entry in entries), 1, config.image_size)
+
+    def read(data: bytes) -> np.ndarray:
+        picture = read_picture(BytesIO(data), config.channels, config.image_size, local)
+        return stretched(picture) if local else picture
+
+    return files if plain else replace(files, planes=config.channels, read=read, way=f"{config.channels} channels{', each picture stretched' * local}")
 
 
 def decode_pictures(
@@ -200,16 +205,9 @@ def decode_pictures(
     progress: bool = True,        # a bar while decoding
 ) -> np.ndarray:                  # (N, channels, H, W) uint8
     "The pixels as models see them; raises DataError that names the files that can't be used."
-    paths, root = tuple(str(Path(entry.path).resolve()) for entry in entries), Path(folder).expanduser().resolve()
-    files = PictureFiles(root.name, f"pictures of {root}", paths, tuple(stamp_of(entry) for entry in entries), 1, config.image_size)
-    plain = config.channels == 1 and all(path.lower().endswith(".png") for path in paths)
-    try:
-        try: images = decoded(files, config.cache_dir, config.verify, config.num_workers, progress) if plain else read_all(config, files)
-        except BadPictures:
-            if not config.local_normalization: raise
-            return read_all(config, files)  # PNG files of 16 bits, which a picture's own range brings to 8
+    root = Path(folder).expanduser().resolve()
+    try: return decoded(picture_files(config, entries, root), config.cache_dir, config.verify, config.num_workers, progress)
     except BadPictures as bad: refuse(root, [f"{entries[position].name} {sentence}" for position, sentence in bad.problems])
-    return stretched(images) if config.local_normalization and plain else images
 
 # %% ../../nbs/data/04_attributes.ipynb #771b610d
 def drawn_order(

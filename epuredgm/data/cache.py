@@ -11,8 +11,8 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 
@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from ..core.errors import RunError
 from ..core.runs import atomic_write
-from .decoding import decode_all, file_digest, read_file
+from .decoding import PictureError, decode_all, file_digest, read_file
 
 try: import fcntl
 except ImportError: fcntl = None  # no such locks outside POSIX: writing stays safe, work may be done twice
@@ -40,14 +40,17 @@ class PictureFiles:
     stamps: tuple[str, ...]       # N·C, size and time of change of each file, "" where it is missing
     components: int             # C
     size: tuple[int, int]       # (height, width) to decode to
+    planes: int = 1             # channels of each file's picture
+    read: Callable[[bytes], np.ndarray] | None = field(default=None, compare=False)  # a file's content → (planes, height, width) uint8; None: grey PNG
+    way: str = ""               # what `read` does, in words: another one gives other pixels
 
     @property
-    def shape(self) -> tuple[int, int, int, int]: return len(self.paths) // self.components, self.components, *self.size
+    def shape(self) -> tuple[int, int, int, int]: return len(self.paths) // self.components, self.components * self.planes, *self.size
 
     @property
     def key(self) -> str:
         "Changes when any file does."
-        version = f"{CACHE_VERSION} {PIL.__version__} {self.components} {self.size}"
+        version = f"{CACHE_VERSION} {PIL.__version__} {self.components} {self.size}" + (f" {self.planes} {self.way}" if self.read else "")
         files = "\0".join(f"{path}\0{stamp}" for path, stamp in zip(self.paths, self.stamps))
         return hashlib.blake2b(f"{version}\0{files}".encode(errors="surrogateescape"), digest_size=16).hexdigest()
 
@@ -55,7 +58,7 @@ class PictureFiles:
     def folder_name(self) -> str:
         "A readable name, made unique by the identity and the size."
         word = "".join(letter for letter in self.label if letter.isascii() and (letter.isalnum() or letter in "-_"))[:40]
-        identity = hashlib.blake2b(f"{self.identity}\0{self.size}".encode(errors="surrogateescape"), digest_size=8)
+        identity = hashlib.blake2b(f"{self.identity}\0{self.size}{self.way}".encode(errors="surrogateescape"), digest_size=8)
         return f"{word or 'designs'}-{identity.hexdigest()}"
 
 # %% ../../nbs/data/00b_cache.ipynb #969f7854
@@ -112,6 +115,26 @@ class BadPictures(ValueError):
         super().__init__(f"{len(problems)} pictures can't be used")
         self.problems = problems
 
+# %% ../../nbs/data/00b_cache.ipynb #6c1de4af
+def read_each(
+    files: PictureFiles,  # with a `read` of its own
+    store,                # called with a byte offset and pixels
+    advance,              # called with the number of files just done
+) -> tuple[bytes, list[tuple[int, str]]]:  # 16 bytes of digest a file, (position, sentence) of each problem
+    "Reads files one after the other, zeros for a missing one."
+    empty, digests, problems = bytes(files.planes * files.size[0] * files.size[1]), [], []
+    for position, path in enumerate(files.paths):
+        data, pixels = b"", empty
+        if path is not None:
+            try:
+                data = read_file(path)
+                pixels = np.ascontiguousarray(files.read(data), dtype=np.uint8).tobytes()
+            except PictureError as error: problems.append((position, str(error)))
+        store(position * len(empty), pixels)
+        digests.append(file_digest(data))
+        advance(1)
+    return b"".join(digests), problems
+
 # %% ../../nbs/data/00b_cache.ipynb #8afd8e04
 def decode_into(
     files: PictureFiles,  # what is to be held
@@ -122,7 +145,8 @@ def decode_into(
     "Decodes everything, or raises `BadPictures` with all that is wrong."
     with tqdm(total=len(files.paths), desc=f"decoding {files.label}", unit="picture", delay=0.5, leave=False,
               disable=not progress) as bar:
-        digests, problems = decode_all(files.paths, files.size, store, workers, bar.update)
+        if files.read is None: digests, problems = decode_all(files.paths, files.size, store, workers, bar.update)
+        else: digests, problems = read_each(files, store, bar.update)
     if problems: raise BadPictures(problems)
     return digests
 
