@@ -188,7 +188,8 @@ def posteriors(
     keep: Tensor | None,  # (B,) bool, which designs keep their condition; None keeps all
 ) -> tuple[DiagonalNormal, Tensor]:  # the posterior that z is drawn from, and the matching term (B,) in nats
     "Posterior of each training design, and what it costs that its subset's posterior differs."
-    if model.config.mask_objective == "reconstruction":
+    same = model.config.max_mask_prob == 0 and not model.spec.n_conditions  # nothing is masked and nothing else is known, so that one pass does
+    if model.config.mask_objective == "reconstruction" or same:
         posterior = model.encoder(batch.x, observed)
         return posterior, torch.zeros_like(posterior.mean[:, 0])
     whole = batch.available if observed.dim() == 2 else batch.available[:, :, None, None].expand_as(observed)

@@ -172,7 +172,7 @@ class LatentHead(TrainableModel):
         if self.section.latent_norm == "none": return
         std = latents.std(0, correction=0)
         self.latent_mean.copy_(latents.mean(0))
-        self.latent_std.copy_(std.clamp_min(0.1 * std.max().clamp_min(1e-12)))
+        self.latent_std.copy_(std.clamp_min(0.3 * std.max().clamp_min(1e-12)))
 
     def normalised(self, z: Tensor) -> Tensor:  # (B, D) → (B, T), targets in standard units
         "The prediction as it is trained."
