@@ -6,8 +6,8 @@
 __all__ = ['FOREIGN_WEIGHTS', 'run_and_checkpoint', 'open_vae', 'prepared_as', 'check_fits', 'target_table', 'encode_means',
            'LatentTable', 'HeadData', 'with_targets', 'head_data', 'Ridge', 'fit_ridge', 'build_head',
            'write_head_facts', 'HeadRun', 'train_head', 'load_head', 'regression_errors', 'regression_scores',
-           'head_designs', 'head_predictions', 'evaluate_head', 'regression_table', 'predict_designs',
-           'head_configuration', 'open_head']
+           'head_designs', 'head_predictions', 'evaluate_head', 'regression_table', 'principal_axes', 'pixel_ridge',
+           'predict_designs', 'head_configuration', 'open_head']
 
 # %% ../../nbs/evaluate/12_regression.ipynb #1853bdfa
 import csv
@@ -52,6 +52,8 @@ def run_and_checkpoint(
         inside = run == path or path.name == "checkpoints" or path.parent.name == "checkpoints"
         if inside and (run / "config.yaml").is_file() and path.exists(): return run, int(which) if which.isdigit() else which
     expected = "the folder of a run that epuredgm train made was expected, or one of its checkpoints, such as runs/vae or runs/vae/checkpoints/latest"
+    around = next((folder for folder in path.parents if (folder / "config.yaml").is_file()), None)
+    if around is not None: expected = f"{around} is a run, give that folder, or one of its checkpoints"
     if path.suffix in FOREIGN_WEIGHTS:
         what = "holds the weights of another program" if path.exists() else "is not there, and its name is that of another program's weights"
         raise RunError(f"{key}: {path} {what}: {expected}")
@@ -466,6 +468,31 @@ def regression_table(
         rows.append((name, f"{own['r2'].value:.4f}", f"{own['r2'].low:.4f} to {own['r2'].high:.4f}", f"{own['mae'].value:.4g}", f"{own['mse'].value:.4g}", *others))
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     return "\n".join("  ".join(cell.ljust(width) if k == 0 else cell.rjust(width) for k, (cell, width) in enumerate(zip(row, widths))) for row in rows)
+
+# %% ../../nbs/evaluate/12_regression.ipynb #9e50efd1
+def principal_axes(
+    x: Tensor,  # (N, P), of mean 0
+    n: int,     # axes, at most N and P
+) -> Tensor:    # (P, n), orthonormal, those of the largest variance
+    "The directions along which rows vary most, by the smaller of their two Gram matrices."
+    if x.shape[1] <= len(x): return torch.linalg.eigh(x.T @ x)[1][:, -n:]
+    return torch.linalg.qr(x.T @ torch.linalg.eigh(x @ x.T)[1][:, -n:])[0]
+
+
+def pixel_ridge(
+    head: HeadRun,
+    components: int = 64,  # principal components of the training pictures
+    seed: int = 0,         # of the bootstrap
+) -> dict[str, dict[str, Score]]:  # as `regression_scores`, on the head's held-out designs
+    "What ridge regression makes of the pixels themselves."
+    held, statistics, source = head_designs(head)
+    parts = (head.data.train, held)
+    pixels = [torch.cat([batch.x.flatten(1).float().cpu() for batch in part.batches(256)]) for part in parts]
+    measured = [target_table(part, statistics, head.targets, source) for part in parts]
+    mean = pixels[0].mean(0)
+    axes = principal_axes(pixels[0] - mean, min(components, *pixels[0].shape))
+    known, asked = ((part - mean) @ axes for part in pixels)
+    return regression_scores(fit_ridge(known, measured[0]).predict(asked).float(), measured[1], head.targets, seed)
 
 # %% ../../nbs/evaluate/12_regression.ipynb #8d31f5b2
 def predict_designs(
