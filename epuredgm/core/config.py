@@ -317,6 +317,8 @@ class TrackingConfig(Section):
     wandb_name: Annotated[str, Field(min_length=1)] | None = None  # of the run there, None = the folder's
     wandb_tags: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     triplets: NonNegativeInt | None = 8            # validation designs drawn as picture triplets, 0 = none, None = all
+    triplets_every: PositiveInt = 1                # epochs between these pictures; the first and the last epoch always have them
+    latent_map: bool = False                       # a t-SNE of up to 1,000 validation latents, when training ends
 
 
 Component = NonNegativeInt | Annotated[str, Field(min_length=1)]  # a position or a name

@@ -257,6 +257,8 @@ def wireframe_vae(
     if draft.has("logging.logdir"): draft.put("logging.logdir", f"{str(draft.get('logging.logdir')).rstrip('/')}/{name}")
     move(draft, "logging.logdir", "run_dir")
     move(draft, "logging.tensorboard", "tracking.tensorboard")
+    draft.put("tracking.triplets_every", draft.get("tracking.triplets_every", 5))
+    draft.put("tracking.latent_map", draft.get("tracking.latent_map", True))
     if draft.has("logging.wandb.project"): draft.put("tracking.wandb", True)
     move(draft, "logging.wandb.project", "tracking.wandb_project")
     if draft.has("logging.wandb.entity"): draft.problem("logging.wandb.entity", f"is {draft.take('logging.wandb.entity')!r}, and Weights & Biases takes it from the environment: set WANDB_ENTITY and leave it out")

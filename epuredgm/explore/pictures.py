@@ -20,10 +20,10 @@ if TYPE_CHECKING: from matplotlib.figure import Figure
 __all__ = ['OPACITY', 'PALETTE', 'BELOW', 'ABOVE', 'NOT_A_NUMBER', 'FRAME', 'TEXT', 'Mirror', 'SIDE', 'MARGIN', 'GAP', 'LINE',
            'as_floats', 'component_arrays', 'rgb', 'inks', 'print_inks', 'mirrored', 'component_pictures', 'is_drawing',
            'colour', 'side_by_side', 'to_uint8', 'difference', 'Note', 'text_width', 'component_notes',
-           'difference_note', 'Layout', 'flow', 'lines', 'lay_out', 'blank_figure', 'png', 'sheet', 'paint', 'write',
-           'grid', 'contact_sheet', 'component_sheet', 'triplet_array', 'triplets', 'uncertainty', 'hatching',
-           'observed_pixels', 'observed_pictures', 'framed', 'observed_strip', 'completion_sheet', 'observed_strips',
-           'completion_notes']
+           'difference_note', 'Layout', 'flow', 'lines', 'lay_out', 'blank_figure', 'png', 'pixels_of', 'sheet',
+           'paint', 'write', 'grid', 'contact_sheet', 'component_sheet', 'triplet_array', 'triplets', 'uncertainty',
+           'hatching', 'observed_pixels', 'observed_pictures', 'framed', 'observed_strip', 'completion_sheet',
+           'observed_strips', 'completion_notes']
 
 # %% ../../nbs/explore/00_pictures.ipynb #56be2031
 def as_floats(
@@ -265,6 +265,15 @@ def png(
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=100*scale, metadata={"Software": None})
     return buffer.getvalue()
+
+def pixels_of(
+    figure:"Figure",
+) -> np.ndarray:    # (H, W, 3) uint8, screen pixels
+    "A figure as it looks."
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.array(canvas.buffer_rgba())[..., :3]
 
 # %% ../../nbs/explore/00_pictures.ipynb #0b596cb0
 def sheet(

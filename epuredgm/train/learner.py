@@ -39,7 +39,7 @@ from ..core.seeds import generator, key_seed
 from ..data.designs import Batch, Designs
 from .checkpoints import (
     Checkpoint, encode_state, list_checkpoints, load_latest, read_pointer, restore, save_checkpoint, tidy)
-from .trackers import TRAIN_TRIPLETS, VALIDATION_TRIPLET, Trackers
+from .trackers import LATENT_MAP, TRAIN_TRIPLETS, VALIDATION_TRIPLET, Trackers
 
 # %% ../../nbs/train/02_learner.ipynb #d4111a8f
 def resolve_device(
@@ -652,9 +652,11 @@ class Pictures:
         training = model.training
         model.eval()
         with torch.no_grad(), self.arithmetic.autocast():
-            reconstruction = model.reconstruct(batch.x, batch.available, batch.cond)
+            reconstruction = model.reconstruct(batch.x, batch.available, batch.cond).float()
         model.train(training)
-        return list(triplet_array(batch.x.float(), reconstruction.float(), model.spec))
+        if batch.valid is None: return list(triplet_array(batch.x.float(), reconstruction, model.spec))
+        sizes = torch.stack([batch.valid.any(3).sum((1, 2)), batch.valid.any(2).sum((1, 2))], 1).tolist()
+        return [triplet_array(x[:, :h, :w].float(), y[:, :h, :w], model.spec) for x, y, (h, w) in zip(batch.x, reconstruction, sizes)]
 
     def drawn(self, designs: Designs | Batch) -> int:
         "How many of some designs are drawn: none where nobody looks, or where the model reconstructs nothing."
@@ -666,7 +668,7 @@ class Pictures:
         "Triplets of the first batch of an epoch."
         count = self.drawn(batch)
         if not count: return
-        few = Batch(batch.x[:count], None if batch.cond is None else batch.cond[:count], batch.available[:count])
+        few = Batch(batch.x[:count], None if batch.cond is None else batch.cond[:count], batch.available[:count], valid=None if batch.valid is None else batch.valid[:count])
         self.trackers.pictures(TRAIN_TRIPLETS, self.triplets(few), self.position.step, self.position.epoch + self.position.batch / self.order.batches)
 
     def draw_validation(self) -> None:
@@ -677,6 +679,19 @@ class Pictures:
         for indices in self.valid.index_batches(size):
             if len(pictures) < count: pictures += self.triplets(self.fetch(self.valid, indices[:count - len(pictures)]))
         self.trackers.pictures(VALIDATION_TRIPLET, pictures, self.position.step, self.position.epoch)
+
+    def draw_latents(self) -> None:
+        "Where up to 1,000 validation designs lie, by t-SNE, coloured by the first attribute there is."
+        if not (self.config.tracking.latent_map and self.trackers.takes_pictures and self.model.has_latents and len(self.valid) > 4): return
+        from epuredgm.explore.latent_map import latent_map, map_drawing
+        from epuredgm.explore.latent_space import LatentSpace
+        from epuredgm.explore.pictures import pixels_of
+        from epuredgm.train.run import encode_designs
+        model, designs = self.evaluated().eval(), self.valid.subset(range(min(1000, len(self.valid))))
+        posterior = encode_designs(model, designs, self.training.validation_batch_size or self.training.batch_size, self.device)
+        space = LatentSpace(model, designs, type(posterior)(posterior.mean.cpu(), posterior.logvar.cpu()))
+        drawing = map_drawing(latent_map(space, "tsne"), next(iter(designs.attribute_names), None))
+        self.trackers.pictures(LATENT_MAP, [pixels_of(drawing.figure)], self.position.step, self.position.epoch)
 
 # %% ../../nbs/train/02_learner.ipynb #14747224
 class Saving:
@@ -901,7 +916,7 @@ def finish_epoch(learner: Learner) -> str | None:  # the reason of a stop
     learner.trackers.log(record, step, epoch)
     if due:
         learner.shown = {"val": terms["objective"]}
-        learner.draw_validation()
+        if epoch in (1, learner.spans[-1].stop) or epoch % learner.config.tracking.triplets_every == 0: learner.draw_validation()
         learner.watch_collapse(terms)
     learner.so_far, learner.epoch_started = EpochSoFar(), time.monotonic()
     reason = why_finished(learner) or why_stop(learner)
@@ -948,6 +963,7 @@ def fit(
         try:
             while not reason: reason = train_epoch(learner) or finish_epoch(learner)
             if not list_checkpoints(learner.folder): learner.checkpoint()  # of a run of no epochs
+            if not learner.stop.signal: learner.draw_latents()
         finally:
             learner.trackers.finish()
     learner.model.eval()
