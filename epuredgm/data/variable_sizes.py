@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['THUMBNAIL', 'Augmentation', 'crop', 'projection', 'in_perspective', 'erase', 'salt_and_pepper', 'moved', 'on_layers',
            'recomposed', 'noisy_pair', 'shrunk', 'thumbnail', 'Pages', 'pages_from', 'page_files', 'read_page_picture',
-           'open_pages', 'padded', 'in_batch', 'VariableSizeDataset', 'choose', 'batches_by_size', 'bound_for',
-           'pair_of', 'batch_of', 'with_trees', 'tree_of_page', 'near_duplicate_groups', 'held_out', 'multiple_of_32',
-           'WireframesConfig', 'read_labels', 'collected_pages', 'build_wireframes']
+           'open_pages', 'padded', 'in_batch', 'PageBatches', 'VariableSizeDataset', 'choose', 'batches_by_size',
+           'bound_for', 'pair_of', 'batch_of', 'with_trees', 'tree_of_page', 'near_duplicate_groups', 'held_out',
+           'multiple_of_32', 'WireframesConfig', 'read_labels', 'collected_pages', 'build_wireframes']
 
 # %% ../../nbs/data/08_variable_sizes.ipynb #6fa33eac
 import copy
@@ -385,8 +385,29 @@ def in_batch(
         x[row, 0, :height, :width], target[row, 0, :height, :width], valid[row, 0, :height, :width] = noisy, clean, True
     return x, target, valid
 
+# %% ../../nbs/data/08_variable_sizes.ipynb #9a9e0b01
+class PageBatches:
+    "What a learner asks of pages: which go together, and batches of them."
+
+    @property
+    def buckets(self) -> tuple[int, ...]:
+        "For each page the number of its padded size."
+        return tuple(np.unique(self.padded, axis=0, return_inverse=True)[1].reshape(-1).tolist())
+
+    def pair(self, index, epoch=None): return pair_of(self, index, epoch)
+    def batch(self, indices, device=None, epoch=None) -> Batch: return batch_of(self, indices, device, epoch)
+    def tree(self, index: int) -> LayoutTree | None: return tree_of_page(self, index)
+    def index_batches(self, batch_size: int) -> list[Tensor]: return batches_by_size(self.padded, batch_size)
+
+    def batches(self, batch_size: int) -> Iterator[Batch]:
+        "All pages as they are, those of one size together."
+        for indices in self.index_batches(batch_size): yield self.batch(indices.tolist())
+
+    def subset(self, indices) -> "VariableSizeDataset": return choose(copy.copy(self), self.rows[positions(indices, len(self))])
+    def to(self, device, budget_bytes=None) -> "VariableSizeDataset": return bound_for(self, device)
+
 # %% ../../nbs/data/08_variable_sizes.ipynb #ec7d4c23
-class VariableSizeDataset:
+class VariableSizeDataset(PageBatches):
     "Pages of different sizes: a data set of pairs, and what the learner takes batches from."
 
     def __init__(self,
@@ -419,23 +440,6 @@ class VariableSizeDataset:
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:  # (1, h, w) each, what `epoch` has of it
         noisy, clean = self.pair(index, self.epoch)
         return noisy[None], clean[None]
-
-    @property
-    def buckets(self) -> tuple[int, ...]:
-        "For each page the number of its padded size."
-        return tuple(np.unique(self.padded, axis=0, return_inverse=True)[1].reshape(-1).tolist())
-
-    def pair(self, index, epoch=None): return pair_of(self, index, epoch)
-    def batch(self, indices, device=None, epoch=None) -> Batch: return batch_of(self, indices, device, epoch)
-    def tree(self, index: int) -> LayoutTree | None: return tree_of_page(self, index)
-    def index_batches(self, batch_size: int) -> list[Tensor]: return batches_by_size(self.padded, batch_size)
-
-    def batches(self, batch_size: int) -> Iterator[Batch]:
-        "All pages as they are, those of one size together."
-        for indices in self.index_batches(batch_size): yield self.batch(indices.tolist())
-
-    def subset(self, indices) -> "VariableSizeDataset": return choose(copy.copy(self), self.rows[positions(indices, len(self))])
-    def to(self, device, budget_bytes=None) -> "VariableSizeDataset": return bound_for(self, device)
 
 # %% ../../nbs/data/08_variable_sizes.ipynb #d2dcb3bf
 def choose(

@@ -325,7 +325,7 @@ def evaluate_pages(
     seed: int = 0,                    # of the choice of pages, samples and intervals
     neighbours: int = 5,              # of a page, whose layouts count
     samples: int = 48,                # drawn by each sampler
-    samplers: Sequence[str] = ("aggregated", "prior"),  # those that the run has
+    samplers: Sequence[str] = ("mixture", "aggregated", "prior"),  # those that the run has
     size: tuple[int, int] | None = None,  # height, width that pages are compared at; None: see common_size
     train_pages: int = 3000,          # training pages searched, at most
     write: bool = True,               # into the run folder

@@ -30,6 +30,7 @@ from .contract import GenerativeModel, check_count, check_designs, in_evaluation
 
 # %% ../../nbs/models/01_beta_vae.ipynb #58343393
 INITIAL_LOGVAR = -4.0
+DECODED_AT_ONCE = 512  # designs; bounds the memory of large requests
 
 
 def grid_features(
@@ -257,9 +258,6 @@ def drawn_terms(
     return DrawnTerms(z, kl, matching, *reconstruction_terms(model, z, kl, batch, batch.available, keep))
 
 # %% ../../nbs/models/01_beta_vae.ipynb #1f1a83cf
-DECODED_AT_ONCE = 512  # designs; bounds the memory of large requests
-
-
 class LatentModel(GenerativeModel):
     "Generation with an `encoder`, a `decoder` and a `likelihood` around one latent vector a design."
 
@@ -272,9 +270,8 @@ class LatentModel(GenerativeModel):
 
     def check_size(self, size: tuple[int, int] | None) -> None:  # (H, W), None for its own
         "Raises EpureError for another size than that of the designs."
-        own = (self.spec.height, self.spec.width)
-        if size is not None and tuple(size) != own:
-            raise EpureError(f"this model draws {own[0]}×{own[1]} pictures only (got size {tuple(size)}); leave size out")
+        if size is not None and tuple(size) != (self.spec.height, self.spec.width):
+            raise EpureError(f"this model draws {self.spec.height}×{self.spec.width} pictures only (got size {tuple(size)}); leave size out")
 
     def decode(self, z, cond=None, size=None) -> Tensor:  # (B, D), (B, K) → (B, planes, H, W) in [0, 1]
         "Expected picture of latents; differentiable."
@@ -282,8 +279,8 @@ class LatentModel(GenerativeModel):
         if z.dim() != 2 or z.shape[1] != self.latent_dim:
             raise EpureError(f"z has shape {tuple(z.shape)}; expected (B, {self.latent_dim})")
         cond = check_conditions(cond, len(z), self.spec, z.device)
-        parts = zip(z.split(self.decoded_at_once), repeat(None) if cond is None else cond.split(self.decoded_at_once))
-        return torch.cat([self.likelihood.mean(self.decoder(*part)) for part in parts])
+        conditions = repeat(None) if cond is None else cond.split(self.decoded_at_once)
+        return torch.cat([self.likelihood.mean(self.decoder(*part)) for part in zip(z.split(self.decoded_at_once), conditions)])
 
     def in_own_precision(self, x: Tensor) -> Tensor:  # of any floating type → that of the parameters
         "Designs in the type that the networks compute in."
@@ -298,8 +295,7 @@ class LatentModel(GenerativeModel):
         "Pictures of n draws from the prior, each with its row of cond."
         self.check_size(size)
         check_count(n)
-        z = self.draw_prior(n, generator)
-        return self.decode(z, check_conditions(cond, n, self.spec, z.device))
+        return self.decode(z := self.draw_prior(n, generator), check_conditions(cond, n, self.spec, z.device))
 
     @in_evaluation
     def complete(self, x, observed, cond=None, n=1, generator=None) -> Tensor:  # (n, B, planes, H, W)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GRID_SIDE', 'GRID_SCALE', 'FITTED', 'PageEncoder', 'coordinates_of', 'maybe_recomputed', 'grid_of', 'PageDecoder',
            'doubled', 'PageRefiner', 'WireframeVAEConfig', 'DrawnPages', 'drawn_pages', 'SizedModel', 'AnySize',
-           'WireframeVAE', 'build_wireframe_vae']
+           'PageModel', 'WireframeVAE', 'build_wireframe_vae']
 
 # %% ../../nbs/models/07_wireframe_vae.ipynb #22a5ab38
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from ..blocks.conditions import ConditionEmbedding, check_conditions
 from ..blocks.gaussians import DiagonalNormal, clamp_logvar
 from ..blocks.likelihoods import make_likelihood
 from ..blocks.masks import check_observed, mask_components
-from ..blocks.principal_components import PrincipalComponents, stretched
+from ..blocks.principal_components import PrincipalComponents, resampled
 from ..blocks.pyramid_pooling import SpatialPyramidPooling
 from ..blocks.residual import SLOPE, ResidualBlock, double, fold, group_norm, halve, strided, unfold
 from ..blocks.structural_similarity import structural_similarity
@@ -63,7 +63,8 @@ class PageEncoder(nn.Module):
         shown, [principal] = mask_components(x, observed, self.spec), self.shared
         h = self.pool(self.features(shown, observed))
         mean = self.mean(h).float()
-        return DiagonalNormal(mean if principal is None else mean + principal.codes(shown), clamp_logvar(self.logvar(h).float()))
+        if principal is not None: mean = mean + principal.codes(torch.where(self.spec.planes_of(observed), x, principal.mean_picture(x.shape[-2:])))
+        return DiagonalNormal(mean, clamp_logvar(self.logvar(h).float()))
 
     def features(self, h: Tensor, observed: Tensor) -> Tensor:  # (B, planes, H, W) → (B, 8·nf, ⌈H/32⌉, ⌈W/32⌉)
         "What is pooled."
@@ -163,7 +164,7 @@ class PageRefiner(nn.Module):
         start = page.clamp(0.005, 0.995).logit()
         h = self.first(self.enter(fold(start, 4)))
         coarse = self.down(halve(h))
-        coarse = self.middle(coarse + stretched(self.told(features).float(), coarse.shape[-2:]).to(coarse.dtype))
+        coarse = self.middle(coarse + resampled(self.told(features).float(), coarse.shape[-2:]).to(coarse.dtype))
         h = h + self.up(double(coarse, h.shape[-2:]))
         return start + unfold(self.leave(F.leaky_relu(self.last(h), SLOPE)).float(), 4, page.shape[-2:])
 
@@ -209,7 +210,7 @@ class DrawnPages(DrawnTerms):
 
 
 def drawn_pages(
-    model: "WireframeVAE",
+    model: "PageModel",
     batch,  # data.designs.Batch
     observed: Tensor,  # (B, C) or (B, C, H, W) bool, what the encoder is shown
     keep: Tensor | None,  # (B,) bool, which designs keep their condition; None keeps all
@@ -288,10 +289,35 @@ class AnySize(SizedModel):
         return keep_observed(x, observed, drawn.unflatten(0, (n, len(x))), self.spec)
 
 # %% ../../nbs/models/07_wireframe_vae.ipynb #36f6af6a
+class PageModel(AnySize):
+    "What is minimised about pages, and what is validated."
+
+    def draw_terms(self, batch, observed, keep, generator) -> DrawnPages:
+        "See `drawn_pages`."
+        return drawn_pages(self, batch, observed, keep, generator)
+
+    def objective(self, drawn, beta, batch) -> dict[str, Tensor]:
+        "The loss and its terms; a model built around this one may set its own in the place of this."
+        terms = {**weighed_terms(drawn, beta), "beta": drawn.kl.new_tensor(beta)}
+        for name, weight, penalty in (("perceptual", self.config.perceptual_weight, drawn.perceptual), ("dissimilarity", self.config.ssim_weight, drawn.dissimilarity)):
+            if penalty is not None: terms = {**terms, "loss": terms["loss"] + weight * penalty.mean(), name: penalty.detach().mean()}
+        return terms
+
+    def feature_paths(self) -> list[str]:
+        "The file of the perceptual network, where the loss asks for it."
+        return super().feature_paths() if self.config.loss == "perceptual" else []
+
+    def validation_losses(self, batch, generator) -> dict[str, Tensor]:
+        "The terms on clean, complete pages at the final β, and the structural similarity of what the mean of the latents paints."
+        terms, target = super().validation_losses(batch, generator), batch.x if batch.target is None else batch.target
+        similar = structural_similarity(self.reconstruct(batch.x, batch.available, batch.cond), target, batch.valid)
+        return {**terms, "ssim": similar.nan_to_num(0.0).mean()}
+
+# %% ../../nbs/models/07_wireframe_vae.ipynb #c2dd7423
 FITTED = 2048  # pages at most, evenly taken, that principal components are found from
 
 
-class WireframeVAE(AnySize):
+class WireframeVAE(PageModel):
     "One latent vector for a page of any size, and back."
 
     def __init__(
@@ -316,27 +342,6 @@ class WireframeVAE(AnySize):
         rows = [self.principal.native(some.batch(indices).x.to(self.weights.device)) for indices in some.index_batches(64)]
         self.principal.fit(torch.cat(rows).unflatten(1, self.principal.shape))
 
-    def draw_terms(self, batch, observed, keep, generator) -> DrawnPages:
-        "See `drawn_pages`."
-        return drawn_pages(self, batch, observed, keep, generator)
-
-    def objective(self, drawn, beta, batch) -> dict[str, Tensor]:
-        "The loss and its terms; a model built around this one may set its own in the place of this."
-        terms = {**weighed_terms(drawn, beta), "beta": drawn.kl.new_tensor(beta)}
-        for name, weight, penalty in (("perceptual", self.config.perceptual_weight, drawn.perceptual), ("dissimilarity", self.config.ssim_weight, drawn.dissimilarity)):
-            if penalty is not None: terms = {**terms, "loss": terms["loss"] + weight * penalty.mean(), name: penalty.detach().mean()}
-        return terms
-
-    def feature_paths(self) -> list[str]:
-        "The file of the perceptual network, where the loss asks for it."
-        return super().feature_paths() if self.config.loss == "perceptual" else []
-
-    def validation_losses(self, batch, generator) -> dict[str, Tensor]:
-        "The terms on clean, complete pages at the final β, and the structural similarity of what the mean of the latents paints."
-        terms, target = super().validation_losses(batch, generator), batch.x if batch.target is None else batch.target
-        similar = structural_similarity(self.reconstruct(batch.x, batch.available, batch.cond), target, batch.valid)
-        return {**terms, "ssim": similar.nan_to_num(0.0).mean()}
-
     def notes(self) -> list[str]:
         "Which grid paints the pages, and which terms are on."
         rows, columns = self.config.grid or (GRID_SIDE, GRID_SIDE)
@@ -344,7 +349,7 @@ class WireframeVAE(AnySize):
         follows = f"the decoder starts from at most {GRID_SIDE**2} cells in the aspect of the page, {GRID_SCALE}×{GRID_SCALE} native pixels each"
         return [fixed if self.config.grid else follows, *self.perceptual_notes()]
 
-# %% ../../nbs/models/07_wireframe_vae.ipynb #c2dd7423
+# %% ../../nbs/models/07_wireframe_vae.ipynb #2db15a7c
 @models.register("wireframe_vae", config=WireframeVAEConfig)
 def build_wireframe_vae(
     section: WireframeVAEConfig,  # the `model` section of a configuration

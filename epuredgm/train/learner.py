@@ -6,9 +6,9 @@
 __all__ = ['BUDGETS', 'REASONS', 'resolve_device', 'processor_flags', 'resolve_precision', 'Arithmetic', 'Processes', 'Order',
            'Span', 'count_out', 'span_at', 'Noise', 'rate_factor', 'Plateau', 'Selection', 'build_optimizer',
            'gather_gradients', 'PhaseStep', 'WeightAverage', 'Reading', 'Pending', 'StopRequest', 'mean_terms',
-           'Position', 'EpochSoFar', 'Outcome', 'Standing', 'Updates', 'Telling', 'Validation', 'Pictures', 'Saving',
-           'Loading', 'Resuming', 'Learner', 'set_up', 'why_finished', 'why_stop', 'checkpoint_due', 'train_epoch',
-           'end_stage', 'finish_epoch', 'begin', 'bar_seconds', 'fit']
+           'Position', 'EpochSoFar', 'Outcome', 'Standing', 'Updates', 'Telling', 'Validation', 'Pictures',
+           'LatentPictures', 'Saving', 'Loading', 'Resuming', 'Learner', 'set_up', 'why_finished', 'why_stop',
+           'checkpoint_due', 'train_epoch', 'end_stage', 'finish_epoch', 'begin', 'bar_seconds', 'fit']
 
 # %% ../../nbs/train/02_learner.ipynb #3ddbe87e
 import contextlib
@@ -680,6 +680,10 @@ class Pictures:
             if len(pictures) < count: pictures += self.triplets(self.fetch(self.valid, indices[:count - len(pictures)]))
         self.trackers.pictures(VALIDATION_TRIPLET, pictures, self.position.step, self.position.epoch)
 
+# %% ../../nbs/train/02_learner.ipynb #1a7e0001
+class LatentPictures:
+    "Where the latents lie, for the trackers that take pictures."
+
     def draw_latents(self) -> None:
         "Where up to 1,000 validation designs lie, by t-SNE, coloured by the first attribute there is."
         if not (self.config.tracking.latent_map and self.trackers.takes_pictures and self.model.has_latents and len(self.valid) > 4): return
@@ -778,7 +782,7 @@ class Resuming(Loading):
         if self.processes.main and metrics.exists() and metrics.stat().st_size > length: os.truncate(metrics, length)
 
 # %% ../../nbs/train/02_learner.ipynb #8467c9f8
-class Learner(Updates, Telling, Validation, Pictures, Resuming):
+class Learner(Updates, Telling, Validation, Pictures, LatentPictures, Resuming):
     "Trains any model by its phases. `fit` can be interrupted and resumed anywhere, without a trace in the result."
 
     def __init__(
