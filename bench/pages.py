@@ -14,17 +14,18 @@ from timing import Result, at_least, in_turn, median_ratio
 AT_ONCE = 16  # pages of an optimiser step, either way
 
 PEAK = """
-import resource, sys, torch
+import resource, sys, time
+import torch
 from epuredgm.blocks.schedules import Progress
 from epuredgm.core.spec import DesignSpec
 from epuredgm.data.designs import Batch
 from epuredgm.models.wireframe_vae import WireframeVAE, WireframeVAEConfig
 height, width, recompute = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "True"
 torch.set_num_threads(2)
-model = WireframeVAE(DesignSpec(("page",)), WireframeVAEConfig(checkpointing=recompute)).train()
+model = WireframeVAE(DesignSpec(("page",)), WireframeVAEConfig(checkpointing=recompute, **({} if height > 256 else {"nf": 8, "decoder_nf": 8}))).train()
 batch = Batch(torch.rand(1, 1, height, width), None, torch.ones(1, 1, dtype=torch.bool))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-import time; start = time.perf_counter()
+start = time.perf_counter()
 model.losses(batch, Progress(), torch.Generator())["loss"].backward()
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024, time.perf_counter() - start)
 """
@@ -32,11 +33,11 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024, time
 
 def epochs(tiny: bool) -> tuple[dict, dict]:
     "Training on a share of generated pages, batch by batch, in two ways; and how many pages each takes."
-    data = build_wireframes(WireframesConfig(n=60 if tiny else 600, scale=0.125, size_step=32)).train
+    data = build_wireframes(WireframesConfig(n=24 if tiny else 600, scale=0.06 if tiny else 0.125, size_step=32)).train
     model = WireframeVAE(DesignSpec(("page",)), WireframeVAEConfig(nf=16, decoder_nf=8)).train()
     optimizer = torch.optim.Adam(model.parameters(), 5e-4)
     # The same pages both ways: batches of one size, taken apart for the second.
-    chosen = data.index_batches(AT_ONCE)[:: 1 if tiny else 6]
+    chosen = data.index_batches(AT_ONCE)[:: 3 if tiny else 6]
 
     def one_step(groups):
         optimizer.zero_grad()
