@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['ChannelAttention', 'PlaceAttention', 'BlockAttention', 'AttentiveResidual']
 
-# %% ../../nbs/blocks/13_block_attention.ipynb #36591eee
+# %% ../../nbs/blocks/13_block_attention.ipynb #d5ccd67f
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .residual import group_norm, strided
 
-# %% ../../nbs/blocks/13_block_attention.ipynb #d877027e
+# %% ../../nbs/blocks/13_block_attention.ipynb #fb773c0b
 class ChannelAttention(nn.Module):
     "A weight in (0, 1) for each channel of each picture (Woo et al. 2018)."
 
@@ -58,7 +58,7 @@ class BlockAttention(nn.Module):
         x = x * self.channels(x)
         return x * self.places(x)
 
-# %% ../../nbs/blocks/13_block_attention.ipynb #5bdb8d08
+# %% ../../nbs/blocks/13_block_attention.ipynb #622f4572
 class AttentiveResidual(nn.Module):
     "Two normed 3×3 convolutions, weighed by attention, beside a shortcut."
 

@@ -7,7 +7,7 @@ __all__ = ['GRID_SIDE', 'GRID_SCALE', 'FITTED', 'PageEncoder', 'coordinates_of',
            'doubled', 'PageRefiner', 'WireframeVAEConfig', 'DrawnPages', 'drawn_pages', 'SizedModel', 'AnySize',
            'PageModel', 'WireframeVAE', 'build_wireframe_vae']
 
-# %% ../../nbs/models/07_wireframe_vae.ipynb #22a5ab38
+# %% ../../nbs/models/07_wireframe_vae.ipynb #257371b6
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Annotated, ClassVar, Literal
@@ -35,7 +35,7 @@ from .autoencoder_kl import PerceptualModel, counted_pixels, distance_of_designs
 from .beta_vae import DECODED_AT_ONCE, INITIAL_LOGVAR, DrawnTerms, evidence_terms, posteriors, weighed_terms
 from .contract import check_count, check_designs, in_evaluation, keep_observed
 
-# %% ../../nbs/models/07_wireframe_vae.ipynb #04b67c2e
+# %% ../../nbs/models/07_wireframe_vae.ipynb #de190ee1
 class PageEncoder(nn.Module):
     "From a page of any size to the Gaussian of its latents."
 
@@ -74,7 +74,7 @@ class PageEncoder(nn.Module):
         for block in self.blocks: h = maybe_recomputed(block, h, self.checkpointing and self.training)
         return h
 
-# %% ../../nbs/models/07_wireframe_vae.ipynb #de190ee1
+# %% ../../nbs/models/07_wireframe_vae.ipynb #bce50516
 def coordinates_of(
     x: Tensor,  # (B, planes, H, W)
 ) -> Tensor:  # (B, 2, H, W), down and across, from −1 to 1
@@ -91,7 +91,7 @@ def maybe_recomputed(
     "The block's output, which costs memory or time."
     return checkpoint(block, h, use_reentrant=False) if recompute else block(h)
 
-# %% ../../nbs/models/07_wireframe_vae.ipynb #f2e92f4a
+# %% ../../nbs/models/07_wireframe_vae.ipynb #744eb284
 GRID_SIDE, GRID_SCALE = 16, 16  # cells a side of the grid that follows the page; pixels a cell
 
 
@@ -104,7 +104,7 @@ def grid_of(
     columns = max(1, round(GRID_SIDE**2 / rows))
     return min(rows, -(-height // GRID_SCALE)), min(columns, -(-width // GRID_SCALE))
 
-# %% ../../nbs/models/07_wireframe_vae.ipynb #7312a577
+# %% ../../nbs/models/07_wireframe_vae.ipynb #71d45fc0
 class PageDecoder(nn.Module):
     "From latents to the outputs of every pixel of a page of any size."
 
@@ -139,7 +139,7 @@ def doubled(x: Tensor) -> Tensor:  # (B, channels, h, w) → (B, channels, 2h, 2
     "Each place repeated 2×2."
     return F.interpolate(x, scale_factor=2, mode="nearest")
 
-# %% ../../nbs/models/07_wireframe_vae.ipynb #8a02b937
+# %% ../../nbs/models/07_wireframe_vae.ipynb #32c8b353
 class PageRefiner(nn.Module):
     "A page from a blurred one, with the help of features on a coarse grid; the blurred one itself at the start."
 
@@ -168,7 +168,7 @@ class PageRefiner(nn.Module):
         h = h + self.up(double(coarse, h.shape[-2:]))
         return start + unfold(self.leave(F.leaky_relu(self.last(h), SLOPE)).float(), 4, page.shape[-2:])
 
-# %% ../../nbs/models/07_wireframe_vae.ipynb #938c2256
+# %% ../../nbs/models/07_wireframe_vae.ipynb #9fb8e546
 class WireframeVAEConfig(ModelSection):
     "The `model` section of a wireframe VAE."
 
@@ -200,7 +200,7 @@ class WireframeVAEConfig(ModelSection):
     mask_objective: ClassVar[str] = "reconstruction"
     perceptual_layers: ClassVar[None] = None  # relu1_2, relu2_2, relu3_3 and relu4_3 of VGG16
 
-# %% ../../nbs/models/07_wireframe_vae.ipynb #59866f87
+# %% ../../nbs/models/07_wireframe_vae.ipynb #59261256
 @dataclass(frozen=True)
 class DrawnPages(DrawnTerms):
     "What each page of a batch costs, and its picture's distances."
@@ -229,7 +229,7 @@ def drawn_pages(
         dissimilarity = pixels * (1 - structural_similarity(pictures, target, batch.valid)).nan_to_num(0.0)  # a page without room for a window has none
     return DrawnPages(z, kl, matching, recon, elbo, perceptual, dissimilarity)
 
-# %% ../../nbs/models/07_wireframe_vae.ipynb #cfb814d6
+# %% ../../nbs/models/07_wireframe_vae.ipynb #db9e731c
 class SizedModel(PerceptualModel):
     "A model that is told how large a picture it is to paint."
 
@@ -257,7 +257,7 @@ class SizedModel(PerceptualModel):
         if size is not None: return self.checked_size(size)
         return self.seen_size(torch.randint(len(self.seen_sizes), (), generator=generator, device=self.seen_sizes.device))
 
-# %% ../../nbs/models/07_wireframe_vae.ipynb #db9e731c
+# %% ../../nbs/models/07_wireframe_vae.ipynb #36f6af6a
 class AnySize(SizedModel):
     "Latents of one length as pages of any size."
 
@@ -288,7 +288,7 @@ class AnySize(SizedModel):
         drawn = self.decode(z.flatten(0, 1), None if cond is None else cond.repeat(n, 1), tuple(x.shape[-2:]))
         return keep_observed(x, observed, drawn.unflatten(0, (n, len(x))), self.spec)
 
-# %% ../../nbs/models/07_wireframe_vae.ipynb #36f6af6a
+# %% ../../nbs/models/07_wireframe_vae.ipynb #c2dd7423
 class PageModel(AnySize):
     "What is minimised about pages, and what is validated."
 
@@ -313,7 +313,7 @@ class PageModel(AnySize):
         similar = structural_similarity(self.reconstruct(batch.x, batch.available, batch.cond), target, batch.valid)
         return {**terms, "ssim": similar.nan_to_num(0.0).mean()}
 
-# %% ../../nbs/models/07_wireframe_vae.ipynb #c2dd7423
+# %% ../../nbs/models/07_wireframe_vae.ipynb #2db15a7c
 FITTED = 2048  # pages at most, evenly taken, that principal components are found from
 
 
@@ -349,7 +349,7 @@ class WireframeVAE(PageModel):
         follows = f"the decoder starts from at most {GRID_SIDE**2} cells in the aspect of the page, {GRID_SCALE}×{GRID_SCALE} native pixels each"
         return [fixed if self.config.grid else follows, *self.perceptual_notes()]
 
-# %% ../../nbs/models/07_wireframe_vae.ipynb #2db15a7c
+# %% ../../nbs/models/07_wireframe_vae.ipynb #338b9f05
 @models.register("wireframe_vae", config=WireframeVAEConfig)
 def build_wireframe_vae(
     section: WireframeVAEConfig,  # the `model` section of a configuration
