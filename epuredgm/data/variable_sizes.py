@@ -6,8 +6,8 @@
 __all__ = ['THUMBNAIL', 'Augmentation', 'crop', 'projection', 'in_perspective', 'erase', 'salt_and_pepper', 'moved', 'on_layers',
            'recomposed', 'noisy_pair', 'shrunk', 'thumbnail', 'Pages', 'pages_from', 'page_files', 'read_page_picture',
            'open_pages', 'padded', 'in_batch', 'PageBatches', 'VariableSizeDataset', 'choose', 'batches_by_size',
-           'bound_for', 'pair_of', 'batch_of', 'with_trees', 'tree_of_page', 'near_duplicate_groups', 'held_out',
-           'multiple_of_32', 'WireframesConfig', 'read_labels', 'collected_pages', 'build_wireframes']
+           'bound_for', 'row_alike', 'pair_of', 'batch_of', 'with_trees', 'tree_of_page', 'near_duplicate_groups',
+           'held_out', 'multiple_of_32', 'WireframesConfig', 'read_labels', 'collected_pages', 'build_wireframes']
 
 # %% ../../nbs/data/08_variable_sizes.ipynb #6fa33eac
 import copy
@@ -149,16 +149,11 @@ def on_layers(
 
 def recomposed(
     page: np.ndarray,         # (h, w) uint8
-    data: "VariableSizeDataset",
-    index: int,               # of the page in the data
+    other: np.ndarray,        # (h', w') uint8
     random: torch.Generator,
 ) -> np.ndarray:              # (h, w) uint8
-    "In a share of cases the page down to some row, and below it another page of the same size."
-    if float(torch.rand((), generator=random)) >= data.augmentation.recompose_p: return page
-    others = np.flatnonzero(data.alike == data.alike[index])
-    other = data.pages.read(int(data.rows[others[int(torch.randint(len(others), (), generator=random))]]))
+    "The page down to some row, and below it another; the page itself where sizes differ, as they may of pages that are cropped later."
     cut = int(torch.randint(len(page) + 1, (), generator=random))
-    # Of pages that are cropped later, only the cropped sizes are alike.
     return np.concatenate([page[:cut], other[cut:]]) if other.shape == page.shape else page
 
 # %% ../../nbs/data/08_variable_sizes.ipynb #db4b24ac
@@ -475,6 +470,16 @@ def bound_for(
     part.device = torch.device(device)
     return choose(part, data.rows)
 
+# %% ../../nbs/data/08_variable_sizes.ipynb #52f41c16
+def row_alike(
+    data: VariableSizeDataset,
+    index: int,                # of a page
+    random: torch.Generator,
+) -> int:                      # a row of `data.pages`
+    "Another page of the same size, or the page itself."
+    alike = np.flatnonzero(data.alike == data.alike[index])
+    return int(data.rows[alike[int(torch.randint(len(alike), (), generator=random))]])
+
 # %% ../../nbs/data/08_variable_sizes.ipynb #c380e0f6
 def pair_of(
     data: VariableSizeDataset,
@@ -484,7 +489,9 @@ def pair_of(
     "Input and target of a page: a function of seed, epoch and the page's name."
     page = data.pages.read(int(data.rows[index]))
     augmentation = Augmentation() if epoch is None else data.augmentation
-    if augmentation.recompose_p > 0: page = recomposed(page, data, index, generator("other page", data.seed, epoch, data.names[index]))
+    random = generator("other page", data.seed, epoch, data.names[index])
+    if augmentation.recompose_p > 0 and float(torch.rand((), generator=random)) < augmentation.recompose_p:
+        page = recomposed(page, data.pages.read(row_alike(data, index, random)), random)
     return noisy_pair(page, data.max_height, augmentation, generator("page", data.seed, epoch, data.names[index]))
 
 

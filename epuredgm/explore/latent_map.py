@@ -4,22 +4,21 @@
 
 # %% ../../nbs/explore/07_latent_map.ipynb #8fd7f06a
 from __future__ import annotations
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
+from ..blocks.neighbours import tsne
 from ..core.errors import EpureError, near_miss, there_are
-from .latent_space import LatentSpace, Panel, attribute_of, check_indices, check_several, decode_latents, is_class, label_of, picture_widget
-from .pictures import FRAME, PALETTE, TEXT, blank_figure, colour, component_notes, png, sheet
+from .latent_space import LatentSpace, Panel, attribute_of, check_indices, check_several, decode_latents, label_of, picture_widget
+from .pictures import TEXT, blank_figure, colour, component_notes, draw_points, png, sheet
 if TYPE_CHECKING: from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['MAP_METHODS', 'LatentMap', 'check_method', 'latent_map', 'MapDrawing', 'map_drawing', 'scatter_measures',
-           'scatter_classes', 'spread_designs', 'pictures_on_map', 'MapPoint', 'latent_at', 'point_of', 'point_at',
-           'look_at_design', 'point_words', 'point_sheet', 'plane_sheet', 'MapActions', 'set_slider', 'click_canvas',
-           'MapPanel']
+__all__ = ['MAP_METHODS', 'LatentMap', 'check_method', 'latent_map', 'MapDrawing', 'map_drawing', 'spread_designs',
+           'pictures_on_map', 'MapPoint', 'latent_at', 'point_of', 'point_at', 'look_at_design', 'point_words',
+           'point_sheet', 'plane_sheet', 'MapActions', 'set_slider', 'click_canvas', 'MapPanel']
 
 # %% ../../nbs/explore/07_latent_map.ipynb #cad79609
 MAP_METHODS = ("pca", "tsne")
@@ -52,21 +51,15 @@ def check_method(
 def latent_map(
     space:LatentSpace,
     method:str = "pca",         # or "tsne"
-    seed:int = 0,               # of t-SNE
+    seed:int = 0,               # of t-SNE, for latents of one dimension
     perplexity:float = 30.,     # of t-SNE: how many neighbours count, about; less than a third of the designs
 ) -> LatentMap:
     "A map of the designs; EpureError for another method or too few designs."
     check_method(method)
     check_several(space, f"a map by {method}", 2 if method == "pca" else 5)
+    if method == "tsne": return LatentMap(space, method, tsne(space.whitened, seed, perplexity))
     from sklearn.decomposition import PCA
     u = space.whitened.numpy()
-    if method == "tsne":
-        from sklearn.manifold import TSNE
-        near = PCA(min(50, *u.shape), svd_solver="full").fit_transform(u)
-        from threadpoolctl import threadpool_limits
-        found = TSNE(perplexity=min(perplexity, (len(u) - 1)/3), init="pca" if near.shape[1] > 1 else "random", random_state=seed)
-        # a second thread gains little, makes sums depend on the machine, and waits for ever where cores are shared
-        with threadpool_limits(1): return LatentMap(space, method, found.fit_transform(near.astype(np.float32)).astype(np.float64))
     plane = PCA(min(2, *u.shape), svd_solver="full").fit(u)
     directions, share = np.zeros((2, u.shape[1])), np.zeros(2)  # of latents with a single dimension, the second direction is nought
     directions[:len(plane.components_)], share[:len(plane.components_)] = plane.components_, np.nan_to_num(plane.explained_variance_ratio_)
@@ -99,51 +92,13 @@ def map_drawing(
     "The designs of a map, coloured by what is known of them."
     values = None if colour_by is None else attribute_of(map.space, colour_by).numpy()
     figure = figure or blank_figure(640, 480)
-    figure.clear()
-    axes = figure.add_axes((.1, .11, .68, .81))
-    if values is None: axes.scatter(*map.points.T, s=14, color=PALETTE[0], linewidths=0, alpha=.8)
-    elif colour_by in map.space.class_names or is_class(torch.from_numpy(values)):
-        scatter_classes(axes, map.points, values, label_of(map.space, colour_by), map.space.class_names.get(colour_by, ()))
-    else: scatter_measures(axes, map.points, values, label_of(map.space, colour_by))
+    axes = draw_points(figure, map.points, values, label_of(map.space, colour_by) if colour_by else "", map.space.class_names.get(colour_by, ()))
     mark, = axes.plot([], [], "o", markersize=13, markerfacecolor="none", markeredgecolor="black", markeredgewidth=1.8, visible=False)
     axes.set_xlabel(map.labels[0], fontsize=9), axes.set_ylabel(map.labels[1], fontsize=9)
-    axes.spines[["top", "right"]].set_visible(False), axes.tick_params(labelsize=8, colors=TEXT)
     axes.set_title(f"{len(map.space)} designs" + (f", coloured by {colour_by}" if colour_by else ""), fontsize=10, loc="left", fontweight="bold", parse_math=False)
     drawing = MapDrawing(map, figure, axes, mark)
     if chosen is not None: drawing.move(*chosen)
     return drawing
-
-# %% ../../nbs/explore/07_latent_map.ipynb #22ec14a5
-def scatter_measures(
-    axes:Any,           # matplotlib's
-    points:np.ndarray,  # (N, 2)
-    values:np.ndarray,  # (N,); NaN where unknown
-    name:str,           # at the bar
-) -> None:
-    "Points on a continuous scale, of the central 98 % of the values."
-    known = np.isfinite(values)
-    axes.scatter(*points[~known].T, s=14, color=FRAME, linewidths=0)
-    low, high = np.quantile(values[known], [.01, .99]) if known.any() else (0, 1)
-    drawn = axes.scatter(*points[known].T, c=values[known], s=14, linewidths=0, cmap="viridis", vmin=low, vmax=high)
-    bar = axes.figure.colorbar(drawn, cax=axes.figure.add_axes((.81, .11, .025, .81)), extend="both")
-    bar.set_label(name, fontsize=9, parse_math=False), bar.ax.tick_params(labelsize=8), bar.outline.set_visible(False)
-
-
-def scatter_classes(
-    axes:Any,           # matplotlib's
-    points:np.ndarray,  # (N, 2)
-    values:np.ndarray,  # (N,) whole numbers; NaN where unknown
-    name:str,           # over the legend
-    names:Sequence[str] = (),   # of the classes, by number; none: their numbers
-) -> None:
-    "Points in a colour for each class."
-    from matplotlib import colormaps
-    different = np.unique(values[np.isfinite(values)])
-    colours = PALETTE if len(different) <= len(PALETTE) else colormaps["Paired" if len(different) <= 12 else "tab20"].colors
-    axes.scatter(*points[~np.isfinite(values)].T, s=14, color=FRAME, linewidths=0)
-    for k, value in enumerate(different): axes.scatter(*points[values == value].T, s=14, color=colours[k % len(colours)], linewidths=0, alpha=.85, label=names[int(value)] if names else f"{value:g}")
-    legend = axes.legend(title=name, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=8, title_fontsize=9, markerscale=1.6)
-    legend.get_title().set_parse_math(False)
 
 # %% ../../nbs/explore/07_latent_map.ipynb #b5c127aa
 def spread_designs(
@@ -348,7 +303,7 @@ class MapPanel(MapActions):
         space:LatentSpace,
         colour_by:str|None = None,  # an attribute; None: the first one, where there is any
         method:str = "pca",         # or "tsne"
-        seed:int = 0,               # of t-SNE
+        seed:int = 0,               # of t-SNE, for latents of one dimension
         clicks:bool = True,         # through ipympl, where it is installed
     ):
         import ipywidgets

@@ -26,7 +26,7 @@ from ..train.run import encode_designs
 
 # %% auto #0
 __all__ = ['WHEEL_RADIUS', 'WHEEL_THICKNESS', 'WHEEL_HUB', 'LOG_TWO_PI', 'measure_wheels', 'WheelModel', 'PriorUnits',
-           'prior_units', 'data_gaussian', 'attribute_table', 'is_class', 'LatentSpace', 'latent_space', 'toy_units',
+           'prior_units', 'data_gaussian', 'attribute_table', 'LatentSpace', 'latent_space', 'toy_units',
            'need_latents', 'wheel_space', 'attribute_of', 'label_of', 'check_several', 'check_indices', 'conditions_at',
            'decode_latents', 'measured_lengths', 'NamedHead', 'as_head', 'Panel', 'fewer_colours', 'picture_widget']
 
@@ -129,14 +129,6 @@ def attribute_table(
         parts = [measure(batch.x.cpu()) for batch in designs.batches(256)]
         table = table | {name: torch.cat([part[name] for part in parts]).double() for name in parts[0] if name not in table}
     return table
-
-
-def is_class(
-    values:Tensor,  # (N,)
-) -> bool:
-    "Whether numbers name classes: whole, at most 12 different ones, and at least two."
-    different = values[values.isfinite()].unique()
-    return 2 <= len(different) <= 12 and bool((different == different.round()).all())
 
 # %% ../../nbs/explore/06_latent_space.ipynb #a9812a7e
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ __all__ = ['OPACITY', 'PALETTE', 'BELOW', 'ABOVE', 'NOT_A_NUMBER', 'FRAME', 'TEX
            'difference_note', 'Layout', 'flow', 'lines', 'lay_out', 'blank_figure', 'png', 'pixels_of', 'sheet',
            'paint', 'write', 'grid', 'contact_sheet', 'component_sheet', 'triplet_array', 'triplets', 'uncertainty',
            'hatching', 'observed_pixels', 'observed_pictures', 'framed', 'observed_strip', 'completion_sheet',
-           'observed_strips', 'completion_notes']
+           'observed_strips', 'completion_notes', 'is_class', 'scatter_measures', 'scatter_classes', 'draw_points']
 
 # %% ../../nbs/explore/00_pictures.ipynb #56be2031
 def as_floats(
@@ -525,3 +525,61 @@ def completion_notes(
     notes = component_notes(spec)
     if is_drawing(spec): notes.append(Note("hatched: missing", framed(rgb("#888888"), missing=True)))
     return notes + [Note(f"standard deviation: full ink at {scale:g}", ramp)]*(n > 1)
+
+# %% ../../nbs/explore/00_pictures.ipynb #dd0fc880
+def is_class(
+    values:Tensor|np.ndarray,   # (N,), NaN where unknown
+) -> bool:
+    "Whether numbers name classes: whole, at most 12 different ones, and at least two."
+    values = np.asarray(values)
+    different = np.unique(values[np.isfinite(values)])
+    return 2 <= len(different) <= 12 and bool((different == different.round()).all())
+
+# %% ../../nbs/explore/00_pictures.ipynb #3e340f63
+def scatter_measures(
+    axes:Any,           # matplotlib's
+    points:np.ndarray,  # (N, 2)
+    values:np.ndarray,  # (N,); NaN where unknown
+    name:str,           # at the bar
+) -> None:
+    "Points on a continuous scale, of the central 98 % of the values."
+    known = np.isfinite(values)
+    axes.scatter(*points[~known].T, s=14, color=FRAME, linewidths=0)
+    low, high = np.quantile(values[known], [.01, .99]) if known.any() else (0, 1)
+    drawn = axes.scatter(*points[known].T, c=values[known], s=14, linewidths=0, cmap="viridis", vmin=low, vmax=high)
+    bar = axes.figure.colorbar(drawn, cax=axes.figure.add_axes((.81, .11, .025, .81)), extend="both")
+    bar.set_label(name, fontsize=9, parse_math=False), bar.ax.tick_params(labelsize=8), bar.outline.set_visible(False)
+
+# %% ../../nbs/explore/00_pictures.ipynb #10edaac4
+def scatter_classes(
+    axes:Any,           # matplotlib's
+    points:np.ndarray,  # (N, 2)
+    values:np.ndarray,  # (N,) whole numbers; NaN where unknown
+    name:str,           # over the legend
+    names:Sequence[str] = (),   # of the classes, by number; none: their numbers
+) -> None:
+    "Points in a colour for each class."
+    from matplotlib import colormaps
+    different = np.unique(values[np.isfinite(values)])
+    colours = PALETTE if len(different) <= len(PALETTE) else colormaps["Paired" if len(different) <= 12 else "tab20"].colors
+    axes.scatter(*points[~np.isfinite(values)].T, s=14, color=FRAME, linewidths=0)
+    for k, value in enumerate(different): axes.scatter(*points[values == value].T, s=14, color=colours[k % len(colours)], linewidths=0, alpha=.85, label=names[int(value)] if names else f"{value:g}")
+    legend = axes.legend(title=name, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=8, title_fontsize=9, markerscale=1.6)
+    legend.get_title().set_parse_math(False)
+
+# %% ../../nbs/explore/00_pictures.ipynb #f95abc00
+def draw_points(
+    figure:"Figure",                    # cleared before
+    points:np.ndarray,                  # (N, 2)
+    values:np.ndarray|None = None,      # (N,); None: all alike
+    name:str = "",                      # of the values, with their unit
+    class_names:Sequence[str] = (),     # where the values are numbers of classes with names
+) -> Any:                               # matplotlib's axes
+    "Points on a plane, coloured by a measure or a class."
+    figure.clear()
+    axes = figure.add_axes((.1, .11, .68, .81))
+    if values is None: axes.scatter(*points.T, s=14, color=PALETTE[0], linewidths=0, alpha=.8)
+    elif class_names or is_class(values): scatter_classes(axes, points, values, name, class_names)
+    else: scatter_measures(axes, points, values, name)
+    axes.spines[["top", "right"]].set_visible(False), axes.tick_params(labelsize=8, colors=TEXT)
+    return axes

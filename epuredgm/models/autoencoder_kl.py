@@ -28,7 +28,7 @@ from ..blocks.residual import fold, group_norm, pyramid_sizes, strided, unfold
 from ..core.config import ModelSection
 from ..core.registry import models
 from ..core.spec import DesignSpec
-from .beta_vae import DECODED_AT_ONCE, INITIAL_LOGVAR, DrawnTerms, SubsetModel, evidence_terms, posteriors, weighed_terms
+from .beta_vae import INITIAL_LOGVAR, DrawnTerms, SubsetModel, evidence_terms, posteriors, weighed_terms
 from .contract import Phase, Stage, always, between, check_designs
 
 # %% ../../nbs/models/04_autoencoder_kl.ipynb #0e419109
@@ -458,8 +458,6 @@ class AutoencoderKL(CriticPhases):
         weights = relative_weights(config.recon_weights, spec.n_components).repeat_interleave(spec.channels)
         self.register_buffer("weights", weights[:, None, None], persistent=False)
         self.latent_dim = prod(self.latent_shape)
-        # large pictures are decoded and encoded in smaller parts
-        self.decoded_at_once = max(1, DECODED_AT_ONCE * 2048 // (spec.height * spec.width))
         judged = config.adversarial_weight > 0
         self.critic = PatchCritic(spec.planes, config.discriminator_channels, config.discriminator_layers) if judged else None
 
@@ -472,8 +470,8 @@ class AutoencoderKL(CriticPhases):
     def encode(self, x, observed=None) -> DiagonalNormal:  # (B, planes, H, W), observed as in `check_observed` → (B, D)
         "Posterior over latents of what is observed; differentiable."
         x = self.in_own_precision(check_designs(x, self.spec))
-        parts = zip(x.split(self.decoded_at_once), check_observed(observed, x, self.spec).split(self.decoded_at_once))
-        each = [self.encoder(*part) for part in parts]
+        count = self.at_once(tuple(x.shape[-2:]))
+        each = [self.encoder(*part) for part in zip(x.split(count), check_observed(observed, x, self.spec).split(count))]
         return DiagonalNormal(torch.cat([q.mean for q in each]), torch.cat([q.logvar for q in each]))
 
     def draw_terms(self, batch, observed, keep, generator) -> DrawnPictures:

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
+from ..blocks.neighbours import tsne
 from ..blocks.schedules import Progress
 from ..core.config import TrainingConfig
 from ..core.errors import ConfigError, DataError, RunError, TrainingError, listing
@@ -687,15 +688,15 @@ class LatentPictures:
     def draw_latents(self) -> None:
         "Where up to 1,000 validation designs lie, by t-SNE, coloured by the first attribute there is."
         if not (self.config.tracking.latent_map and self.trackers.takes_pictures and self.model.has_latents and len(self.valid) > 4): return
-        from epuredgm.explore.latent_map import latent_map, map_drawing
-        from epuredgm.explore.latent_space import LatentSpace
-        from epuredgm.explore.pictures import pixels_of
+        from epuredgm.explore.pictures import blank_figure, draw_points, pixels_of
         from epuredgm.train.run import encode_designs
         model, designs = self.evaluated().eval(), self.valid.subset(range(min(1000, len(self.valid))))
         posterior = encode_designs(model, designs, self.training.validation_batch_size or self.training.batch_size, self.device)
-        space = LatentSpace(model, designs, type(posterior)(posterior.mean.cpu(), posterior.logvar.cpu()))
-        drawing = map_drawing(latent_map(space, "tsne"), next(iter(designs.attribute_names), None))
-        self.trackers.pictures(LATENT_MAP, [pixels_of(drawing.figure)], self.position.step, self.position.epoch)
+        name = next(iter(designs.attribute_names), "")
+        values = designs.attributes[:, 0].cpu().numpy() if name else None
+        figure = blank_figure(640, 480)
+        draw_points(figure, tsne(posterior.mean.flatten(1)), values, name, getattr(designs, "label_names", ())).set_title("latents, by t-SNE", fontsize=10, loc="left")
+        self.trackers.pictures(LATENT_MAP, [pixels_of(figure)], self.position.step, self.position.epoch)
 
 # %% ../../nbs/train/02_learner.ipynb #14747224
 class Saving:
