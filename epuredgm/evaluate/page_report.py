@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PAGE_PARTS', 'PAGE_HEADLINES', 'page_layouts', 'page_labels', 'some_of', 'PageSetting', 'reconstruction_tables',
            'reconstruction_part', 'page_tiles', 'reconstruction_sheet', 'retrieval_part', 'retrieval_sheet',
-           'labels_part', 'draw_pages', 'samples_part', 'samples_sheet', 'measured_parts', 'evaluate_pages']
+           'labels_part', 'samples_part', 'samples_sheet', 'measured_parts', 'evaluate_pages']
 
 # %% ../../nbs/evaluate/13a_page_report.ipynb #9c8daecb
 import time
@@ -234,32 +234,17 @@ def labels_part(
         scores[f"silhouette_{name}"] = score(apart, shuffled, "shuffled labels")
     return scores, {}
 
-# %% ../../nbs/evaluate/13a_page_report.ipynb #ceae2b77
-def draw_pages(
-    run,                       # a Run
-    n: int,                    # pages
-    size: tuple[int, int],     # height, width, for families that draw any size
-    sampler: str,              # "aggregated", "mixture" or "prior"
-    generator: torch.Generator,  # on the run's device
-) -> Tensor:                   # (n, 1, H, W) in [0, 1]
-    "New pages of one size, or of the family's own."
-    if run.model.spec.height is not None: return run.sample(n, sampler=sampler, generator=generator)
-    with torch.no_grad():
-        if sampler not in ("prior", "aggregated", "mixture"): raise EpureError(f"sampler is {sampler!r}; expected 'aggregated', 'mixture' or 'prior'")
-        if sampler == "prior": return run.model.sample(n, size=size, generator=generator).cpu()
-        latents = run.aggregated if sampler == "aggregated" else run.mixture
-        return run.model.decode(latents.sample(n, None, generator), size=size).cpu()
-
 # %% ../../nbs/evaluate/13a_page_report.ipynb #e3446657
 def samples_part(
     setting: PageSetting,
 ) -> tuple[dict, dict]:  # scores by sampler, figures by name
     "Samples of each sampler and their nearest training pages."
     scores, figures, reasons = {}, {}, []
+    size = setting.size if setting.run.spec.height is None else None  # families of one size draw their own
     held_out, near = setting.floors.nearest(setting.pages["val"])
     usual = page_ssim(list(setting.pages["val"]), list(setting.pages["train"][near])).nanmean()
     for sampler in setting.samplers:
-        try: drawn = draw_pages(setting.run, setting.samples, setting.size, sampler, make_generator(setting.seed, "pages", sampler, device=setting.run.device))
+        try: drawn = setting.run.sample(setting.samples, sampler=sampler, generator=make_generator(setting.seed, "pages", sampler, device=setting.run.device), size=size)
         except EpureError as error: reasons.append(str(error)); continue
         pages = torch.stack([resized(page, setting.size) for page in without_padding(drawn.float().clamp(0, 1), None)])
         distance, number = setting.floors.nearest(pages)
