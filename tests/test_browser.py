@@ -20,10 +20,27 @@ from conftest import ROOT, clean_environment
 
 PICTURES = ROOT / "build" / "browser"
 TOKEN = "walk"
-CELLS = [
+WALK = [
     "from epuredgm.explore.interpolation import WalkPanel\nfrom epuredgm.explore.latent_map import MapPanel\nfrom epuredgm.explore.latent_space import wheel_space\nspace = wheel_space()",
     'MapPanel(space, "radius")',
     "WalkPanel(space, (3, 8), steps=9)",
+]
+# What is trained for seconds draws hardly anything, but every widget has to take it.
+TRAINED = [
+    """from epuredgm.core.config import load_config
+from epuredgm.explore.latent_map import MapPanel
+from epuredgm.explore.latent_space import latent_space
+from epuredgm.explore.responses import TraversalPanel
+from epuredgm.explore.targets import TargetPanel
+from epuredgm.train.run import train
+def space_of(name):
+    config = load_config(f"{CONFIGS}/{name}_toy_test.yaml", ["data.n=128", f"run_dir={name}"])
+    return latent_space(train(config, progress=False), "val")
+beta, gmrf = space_of("vae"), space_of("gmrf_mvae")""",
+    "MapPanel(beta)",
+    "MapPanel(gmrf)",
+    "TraversalPanel(gmrf, most=3)",
+    "TargetPanel(beta, asked={NAME: float(beta.attributes[NAME].median())})",
 ]
 
 
@@ -42,9 +59,9 @@ def missing():
 pytestmark = pytest.mark.skipif(bool(missing()), reason=f"{missing()} not installed: `make browser` installs it")
 
 
-def write_notebook(path):
+def write_notebook(path, sources):
     "A notebook of code cells, without outputs."
-    cells = [{"cell_type": "code", "id": f"cell{k}", "metadata": {}, "source": source, "outputs": [], "execution_count": None} for k, source in enumerate(CELLS)]
+    cells = [{"cell_type": "code", "id": f"cell{k}", "metadata": {}, "source": source, "outputs": [], "execution_count": None} for k, source in enumerate(sources)]
     kernel = {"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}}
     path.write_text(json.dumps({"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}))
 
@@ -87,31 +104,44 @@ def wait_for(server, address, log, seconds=90):
     raise AssertionError(f"JupyterLab did not answer within {seconds} seconds:\n{log.read_text()[-3000:]}")
 
 
-@pytest.fixture(scope="module")
-def page(tmp_path_factory):
-    "The notebook in JupyterLab, all of its cells run."
-    from playwright.sync_api import sync_playwright
-
-    folder = tmp_path_factory.mktemp("browser")
+@contextlib.contextmanager
+def run_in_jupyterlab(playwright, folder, name, sources, last):
+    "A page with a notebook of these cells, all of them run, when it shows the selector `last`."
     (folder / "notebooks").mkdir()
-    write_notebook(folder / "notebooks" / "walk.ipynb")
+    write_notebook(folder / "notebooks" / f"{name}.ipynb", sources)
     PICTURES.mkdir(parents=True, exist_ok=True)
-    with jupyterlab(folder) as address, sync_playwright() as playwright:
+    with jupyterlab(folder) as address:
         # a container has neither a sandbox for Chromium nor much shared memory
         browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-dev-shm-usage"])
         page = browser.new_page(viewport={"width": 1500, "height": 1750})
         page.set_default_timeout(120_000)
-        page.goto(f"{address}/lab/tree/walk.ipynb?token={TOKEN}")
+        page.goto(f"{address}/lab/tree/{name}.ipynb?token={TOKEN}")
         page.wait_for_selector(".jp-Notebook .jp-CodeCell")
         page.wait_for_function("() => window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'")
         page.evaluate("() => { window.jupyterapp.shell.collapseLeft(); return window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
         try:
             page.wait_for_selector(".jupyter-matplotlib canvas")
-            page.wait_for_selector("text=of the way from design 3")
+            page.wait_for_selector(last)
             yield page
         finally:
-            page.screenshot(path=PICTURES / "walk.png")
+            page.screenshot(path=PICTURES / f"{name}.png")
             browser.close()
+
+
+@pytest.fixture(scope="module")
+def playwright():
+    "One for all tests: it takes no second one beside it."
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def page(playwright, tmp_path_factory):
+    "Explorers of the wheels, whose latents are known."
+    with run_in_jupyterlab(playwright, tmp_path_factory.mktemp("browser"), "walk", WALK, "text=of the way from design 3") as page:
+        yield page
 
 
 def words(page, beginning):
@@ -157,3 +187,20 @@ def test_a_slider_of_the_map_goes_to_a_design(page):
     page.get_by_role("button", name="spherical").click()
     page.wait_for_selector(".widget-toggle-button.mod-active >> text=spherical")
     assert page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
+
+
+def test_explorers_take_trained_runs(playwright, tmp_path):
+    sources = [source.replace("{CONFIGS}", str(ROOT / "configs")).replace("NAME", repr("section_width")) for source in TRAINED]
+    with run_in_jupyterlab(playwright, tmp_path, "trained", sources, "button:has-text('go')") as page:
+        page.wait_for_selector("text=asked")
+        canvases = page.locator(".jupyter-matplotlib canvas")
+        shown, count = pictures(page), page.locator(".jupyter-matplotlib").count()
+        assert count == 2 and len(shown) == 4, "a picture for each map, for the traversal and for the target"
+        for k in range(count):
+            box = canvases.nth(k * canvases.count() // count + canvases.count() // count - 1).bounding_box()
+            page.mouse.click(box["x"] + 0.55 * box["width"], box["y"] + 0.35 * box["height"])
+            page.wait_for_function("k => document.querySelectorAll('.widget-html-content').length > k && [...document.querySelectorAll('.widget-html-content')].filter(words => /^place/.test(words.innerText)).length === k + 1", arg=k)
+        page.locator(".jp-OutputArea-output", has_text="back").locator(".noUi-handle").nth(1).press("PageUp")
+        page.wait_for_function("before => [...document.querySelectorAll('.jp-OutputArea img.widget-image')][2].src !== before", arg=page.locator(".jp-OutputArea img.widget-image").nth(2).get_attribute("src"))
+        assert all(before != after for before, after in zip(shown[:3], pictures(page)))
+        assert page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
