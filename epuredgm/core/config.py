@@ -109,6 +109,18 @@ def read_json(
     if problems: raise ConfigError("\n".join(problems))
     return value
 
+# %% ../../nbs/core/03_config.ipynb #4174a472
+def shown(
+    value: Any,
+    limit: int = 60,  # characters
+) -> str:
+    "A value as a file would write it, cut at `limit`."
+    if isinstance(value, str): text = repr(value)
+    else:
+        try: text = json.dumps(value, ensure_ascii=False, default=repr)
+        except (TypeError, ValueError, RecursionError): text = repr(value)
+    return text if len(text) <= limit else text[:limit - 1] + "…"
+
 # %% ../../nbs/core/03_config.ipynb #67ef9fab
 def read_mapping(
     path: str | Path,  # *.json is JSON, everything else YAML
@@ -130,18 +142,6 @@ def read_mapping(
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: this should hold sections such as model and data (got {shown(value)})")
     return value
-
-# %% ../../nbs/core/03_config.ipynb #4174a472
-def shown(
-    value: Any,
-    limit: int = 60,  # characters
-) -> str:
-    "A value as a file would write it, cut at `limit`."
-    if isinstance(value, str): text = repr(value)
-    else:
-        try: text = json.dumps(value, ensure_ascii=False, default=repr)
-        except (TypeError, ValueError, RecursionError): text = repr(value)
-    return text if len(text) <= limit else text[:limit - 1] + "…"
 
 # %% ../../nbs/core/03_config.ipynb #2136585b
 def apply_overrides(
@@ -406,25 +406,6 @@ def merged(
     if len(unique) == 1 or not all(sentence.startswith(beginning) for sentence in unique): return unique[0]
     return beginning + " or ".join(sentence.removeprefix(beginning) for sentence in unique)
 
-# %% ../../nbs/core/03_config.ipynb #ecdf1307
-def section_problems(
-    section: str,           # its name, "" for the whole configuration
-    failure: ValidationError,
-    values: Any,            # what was validated
-    allowed: dict[str, list[str]],  # the keys of every section, by its name, for near misses
-) -> list[tuple[str, str]]: # (product key, what is wrong)
-    "pydantic's errors as sentences, one a place."
-    by_place: dict[str, list[dict]] = {}
-    for error in failure.errors(include_url=False):
-        by_place.setdefault(".".join(filter(None, [section, place_of(error["loc"], values)])), []).append(error)
-    problems = []
-    for place, errors in by_place.items():
-        if errors[0]["type"] == "extra_forbidden":
-            name = str(errors[0]["loc"][-1])
-            problems.append((place, dotted_key(name, values) if "." in name else unknown_key(place, allowed)))
-        else: problems.append((place, merged([sentence_of(error) for error in errors]) + got(errors[0])))
-    return problems
-
 # %% ../../nbs/core/03_config.ipynb #cd29f9cf
 def dotted_key(
     key: str,      # with a dot, as it stands in the file
@@ -452,6 +433,25 @@ def unknown_key(
         for other_key, place in places.items(): near = near.replace(f"'{other_key}'", f"'{place}'")
     return f"there is no such key{near}" if near else f"there is no such key, {there_are(own, limit=40)}"
 
+# %% ../../nbs/core/03_config.ipynb #ecdf1307
+def section_problems(
+    section: str,           # its name, "" for the whole configuration
+    failure: ValidationError,
+    values: Any,            # what was validated
+    allowed: dict[str, list[str]],  # the keys of every section, by its name, for near misses
+) -> list[tuple[str, str]]: # (product key, what is wrong)
+    "pydantic's errors as sentences, one a place."
+    by_place: dict[str, list[dict]] = {}
+    for error in failure.errors(include_url=False):
+        by_place.setdefault(".".join(filter(None, [section, place_of(error["loc"], values)])), []).append(error)
+    problems = []
+    for place, errors in by_place.items():
+        if errors[0]["type"] == "extra_forbidden":
+            name = str(errors[0]["loc"][-1])
+            problems.append((place, dotted_key(name, values) if "." in name else unknown_key(place, allowed)))
+        else: problems.append((place, merged([sentence_of(error) for error in errors]) + got(errors[0])))
+    return problems
+
 # %% ../../nbs/core/03_config.ipynb #d4f1e581
 def section_class(
     draft: Draft,
@@ -471,7 +471,7 @@ def section_class(
     section["type"] = entry.name
     return entry.config or base
 
-
+# %% ../../nbs/core/03_config.ipynb #c7dc4516
 def validated(
     draft: Draft,
     name: str,              # of the section, "" for the whole

@@ -49,6 +49,30 @@ def keeps_name(
         raise ConfigError(f"the name {new.name!r} of {new.origin} is taken by {old.origin}, choose another name")
     return of_package == [True, False]
 
+# %% ../../nbs/core/02_registry.ipynb #e755678b
+def scan(
+    registry: "Registry",
+) -> None:
+    "Imports every module of the registry's package, once."
+    if registry._scanned: return
+    with registry._lock:
+        if registry._scanned: return
+        package = importlib.import_module(registry.package)
+        for module in pkgutil.iter_modules(package.__path__): importlib.import_module(f"{registry.package}.{module.name}")
+        registry._scanned = True
+
+
+def look_up(
+    registry: "Registry",
+    name: str,  # a name or an alias
+) -> Entry:
+    "The entry of a name, or a `ConfigError` that lists what there is."
+    scan(registry)
+    proper = registry._aliases.get(name, name) if isinstance(name, str) else None
+    if proper in registry._entries: return registry._entries[proper]
+    near = near_miss(name, [*registry._entries, *registry._aliases])
+    raise ConfigError(f"there is no {registry.kind} {name!r}{near}, {there_are(registry.names())}")
+
 # %% ../../nbs/core/02_registry.ipynb #45d13742
 class Registry:
     "Builders by name; the modules of `package` are imported at the first look-up."
@@ -90,30 +114,6 @@ class Registry:
         "The names proper that are listed, sorted."
         scan(self)
         return sorted(name for name, entry in self._entries.items() if entry.listed)
-
-# %% ../../nbs/core/02_registry.ipynb #e755678b
-def scan(
-    registry: "Registry",
-) -> None:
-    "Imports every module of the registry's package, once."
-    if registry._scanned: return
-    with registry._lock:
-        if registry._scanned: return
-        package = importlib.import_module(registry.package)
-        for module in pkgutil.iter_modules(package.__path__): importlib.import_module(f"{registry.package}.{module.name}")
-        registry._scanned = True
-
-
-def look_up(
-    registry: "Registry",
-    name: str,  # a name or an alias
-) -> Entry:
-    "The entry of a name, or a `ConfigError` that lists what there is."
-    scan(registry)
-    proper = registry._aliases.get(name, name) if isinstance(name, str) else None
-    if proper in registry._entries: return registry._entries[proper]
-    near = near_miss(name, [*registry._entries, *registry._aliases])
-    raise ConfigError(f"there is no {registry.kind} {name!r}{near}, {there_are(registry.names())}")
 
 # %% ../../nbs/core/02_registry.ipynb #17c4f948
 models = Registry("model", "epuredgm.models")  # builders: (section, spec) → GenerativeModel

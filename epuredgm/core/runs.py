@@ -25,6 +25,16 @@ from pydantic import ValidationError
 from .config import Config, dump_config, load_config, read_mapping, shown
 from .errors import RunError, listing, near_miss
 
+# %% ../../nbs/core/06_runs.ipynb #74fe1517
+def not_written(
+    path: Path,
+    error: OSError,
+) -> RunError:
+    "What to tell the user about a file that couldn't be written."
+    advice = {errno.ENOSPC: "free some space", errno.EDQUOT: "free some of your quota", errno.EFBIG: "raise the limit on file sizes"}
+    what = advice.get(error.errno, "choose a folder that can be written")
+    return RunError(f"{path} could not be written ({(error.strerror or str(error)).lower()}), what was there before is untouched, {what}")
+
 # %% ../../nbs/core/06_runs.ipynb #ac6a199c
 def fsync_folder(
     folder: str | Path,  # an existing folder
@@ -52,16 +62,6 @@ def atomic_write(
         fsync_folder(path.parent)
     except OSError as error: raise not_written(path, error) from error
     finally: temporary.unlink(missing_ok=True)
-
-# %% ../../nbs/core/06_runs.ipynb #74fe1517
-def not_written(
-    path: Path,
-    error: OSError,
-) -> RunError:
-    "What to tell the user about a file that couldn't be written."
-    advice = {errno.ENOSPC: "free some space", errno.EDQUOT: "free some of your quota", errno.EFBIG: "raise the limit on file sizes"}
-    what = advice.get(error.errno, "choose a folder that can be written")
-    return RunError(f"{path} could not be written ({(error.strerror or str(error)).lower()}), what was there before is untouched, {what}")
 
 # %% ../../nbs/core/06_runs.ipynb #fb93e8fe
 def path_inside(
@@ -206,12 +206,17 @@ def take_lock(
     HELD[key] = file
     return file
 
-# %% ../../nbs/core/06_runs.ipynb #738a373c
+# %% ../../nbs/core/06_runs.ipynb #6f8c569b
 MAY_CHANGE = ("run_dir", "tracking.*", "sampling.*", "data.cache_dir", "data.cache_gb", "data.num_workers", "data.verify", *(f"training.{name}" for name in (
     "epochs", "max_steps", "max_minutes", "early_stopping", "check_every", "checkpoint_minutes", "keep_checkpoints", "pretrained_dir", "log_every",
     "device", "memory_budget_gb", "validation_batch_size")))
 
 
+def may_change(key: str) -> bool:
+    "Whether a key may differ when a run is resumed."
+    return key in MAY_CHANGE or f"{key.partition('.')[0]}.*" in MAY_CHANGE
+
+# %% ../../nbs/core/06_runs.ipynb #738a373c
 def flattened(
     values: dict,
     prefix: str = "",
@@ -237,11 +242,6 @@ def changes(
     # Where the type differs, the rest of the section has nothing to be compared with.
     others = [key.removesuffix("type") for key in different if key.endswith(".type")]
     return {key: pair for key, pair in different.items() if key.endswith(".type") or not key.startswith(tuple(others))}
-
-
-def may_change(key: str) -> bool:
-    "Whether a key may differ when a run is resumed."
-    return key in MAY_CHANGE or f"{key.partition('.')[0]}.*" in MAY_CHANGE
 
 # %% ../../nbs/core/06_runs.ipynb #fe080c7f
 class Records:
@@ -283,7 +283,7 @@ class Records:
         kept = [record for record in self.read_metrics() if (record.get("step") or 0) <= step]
         self.write_bytes("metrics.jsonl", b"".join(map(json_bytes, kept)))
 
-# %% ../../nbs/core/06_runs.ipynb #cc2ed480
+# %% ../../nbs/core/06_runs.ipynb #c2df6a32
 WRITTEN = ("checkpoints", "pictures", "samples", "tensorboard", "wandb", "eval", "inference", "metrics.jsonl", "design.json", "target_norm_stats.json")
 
 
@@ -295,6 +295,14 @@ def clear(
         target = path / name
         if target.is_dir() and not target.is_symlink(): shutil.rmtree(target)
         else: target.unlink(missing_ok=True)
+
+
+def checkpoint_steps(
+    path: Path,        # of a run
+) -> list[int]:
+    "The steps that have a checkpoint folder, ascending."
+    names = [folder.name.removeprefix("step-") for folder in path.glob("checkpoints/step-*")]
+    return sorted(int(name) for name in names if name.isascii() and name.isdigit())
 
 # %% ../../nbs/core/06_runs.ipynb #677203ef
 def checked_for_resume(
@@ -337,7 +345,7 @@ def prepare(
     run.write_text("config.yaml", dump_config(config))  # last: a folder with this file is a run
     for name in ("checkpoints", "pictures"): (path / name).mkdir(exist_ok=True)
 
-# %% ../../nbs/core/06_runs.ipynb #d5a14570
+# %% ../../nbs/core/06_runs.ipynb #ea2cb49f
 def lock_and_prepare(run: "RunFolder", config: Config, resume: bool, overwrite: bool) -> None:
     "Makes and locks the folder, then prepares it; the lock doesn't outlive a failure."
     try:
@@ -348,14 +356,6 @@ def lock_and_prepare(run: "RunFolder", config: Config, resume: bool, overwrite: 
         run.close()
         if isinstance(error, OSError): raise not_written(run.path, error) from error
         raise
-
-
-def checkpoint_steps(
-    path: Path,        # of a run
-) -> list[int]:
-    "The steps that have a checkpoint folder, ascending."
-    names = [folder.name.removeprefix("step-") for folder in path.glob("checkpoints/step-*")]
-    return sorted(int(name) for name in names if name.isascii() and name.isdigit())
 
 # %% ../../nbs/core/06_runs.ipynb #df0d9f33
 class RunFolder(Records):

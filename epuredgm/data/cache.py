@@ -75,7 +75,7 @@ def open_cache(
     except (OSError, ValueError, KeyError, TypeError): return None
     return images if images.shape == files.shape and images.dtype == np.uint8 else None
 
-# %% ../../nbs/data/00b_cache.ipynb #05cd26c3
+# %% ../../nbs/data/00b_cache.ipynb #904a4bf2
 def array_digest(
     images: np.ndarray,  # uint8, any shape
 ) -> str:
@@ -91,7 +91,7 @@ def contents_digest(
     "Hexadecimal digest of all files."
     return hashlib.blake2b(digests, digest_size=16).hexdigest()
 
-
+# %% ../../nbs/data/00b_cache.ipynb #05cd26c3
 def is_true(
     folder: Path,         # the cache of one set of data
     files: PictureFiles,  # what is to be held
@@ -235,7 +235,7 @@ def decoded_in_memory(
     images.flags.writeable = False
     return images
 
-# %% ../../nbs/data/00b_cache.ipynb #75865c91
+# %% ../../nbs/data/00b_cache.ipynb #b68a72db
 def default_cache_dir() -> Path:
     "`$XDG_CACHE_HOME/epuredgm` or `~/.cache/epuredgm`; `OSError` where there is no home."
     place = os.environ.get("XDG_CACHE_HOME", "")
@@ -243,7 +243,7 @@ def default_cache_dir() -> Path:
     try: return Path.home() / ".cache" / "epuredgm"
     except RuntimeError as error: raise OSError(str(error)) from error
 
-
+# %% ../../nbs/data/00b_cache.ipynb #75865c91
 def decoded(
     files: PictureFiles,                  # what is to be held
     cache_dir: str | Path | None = None,  # None = `default_cache_dir`

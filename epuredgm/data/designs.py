@@ -71,7 +71,7 @@ def checked_images(
         raise DataError(f"the pictures of designs of {listing(spec.components)} should have the shape (N, {shape}) (got {tuple(images.shape)})")
     return images
 
-# %% ../../nbs/data/00_designs.ipynb #8e976dc2
+# %% ../../nbs/data/00_designs.ipynb #06a483c7
 def checked_table(
     what: str,                                      # for the message
     values: np.ndarray | Tensor | Sequence | None,  # (N, names)
@@ -91,7 +91,7 @@ def checked_table(
                             f"{names[bad[0][1]]} of design {bad[0][0]}): mend or drop {'it' if len(bad) == 1 else f'these {len(bad)}'}")
     return table if names else None
 
-
+# %% ../../nbs/data/00_designs.ipynb #dca098b3
 def checked_available(
     spec: DesignSpec,                       # what they should be
     available: np.ndarray | Tensor | None,  # (N, C) bool, None = all there
@@ -110,6 +110,16 @@ def checked_available(
         inked = [spec.components[c] for c in (~available[design]).nonzero().flatten().tolist() if planes[c].any()]
         if inked: raise DataError(f"a component that is not available should be all zeros (got ink in {inked[0]} of design {design})")
     return available
+
+# %% ../../nbs/data/00_designs.ipynb #d61f03d7
+def move_tables(
+    designs: "Designs",          # of any kind
+    device: str | torch.device,  # such as "cpu" or "cuda"
+) -> None:
+    "Puts what goes with the pictures on a device, where a batch will be."
+    designs.device, designs.available = torch.device(device), designs.available.to(device)
+    if designs.cond is not None: designs.cond = designs.cond.to(device)
+    if designs.attributes is not None: designs.attributes = designs.attributes.to(device)
 
 # %% ../../nbs/data/00_designs.ipynb #e1d8bffe
 class Designs:
@@ -160,17 +170,7 @@ class Designs:
         place = f"on {self.device}" if self.resident else f"{where}, for {self.device}"
         return f"{len(self)} designs of {listing(self.spec.components)}, {self.spec.height}×{self.spec.width}, {place}"
 
-# %% ../../nbs/data/00_designs.ipynb #d61f03d7
-def move_tables(
-    designs: Designs,            # of any kind
-    device: str | torch.device,  # such as "cpu" or "cuda"
-) -> None:
-    "Puts what goes with the pictures on a device, where a batch will be."
-    designs.device, designs.available = torch.device(device), designs.available.to(device)
-    if designs.cond is not None: designs.cond = designs.cond.to(device)
-    if designs.attributes is not None: designs.attributes = designs.attributes.to(device)
-
-# %% ../../nbs/data/00_designs.ipynb #85ac4c83
+# %% ../../nbs/data/00_designs.ipynb #f947590a
 def positions(
     indices: Tensor | np.ndarray | slice | Sequence,  # numbers, negative ones from the end, or booleans
     n: int,                                           # how many designs there are
@@ -180,7 +180,21 @@ def positions(
     if not isinstance(indices, slice): indices = np.asarray(indices) if len(indices) else np.zeros(0, np.int64)
     return np.arange(n)[indices]
 
+# %% ../../nbs/data/00_designs.ipynb #76355cde
+def pixel_rows(
+    designs: Designs,  # of any kind
+    indices: Tensor,   # (B,)
+) -> Tensor:           # (B, planes, H, W) uint8 on the designs' device
+    "The pixels of some designs; rows of a memory map are read in the order of the disk."
+    if designs.resident: return designs.images.index_select(0, indices.to(designs.device))
+    rows = designs.rows[indices.cpu().numpy()]
+    order = np.argsort(rows, kind="stable")
+    pinned = designs.device.type == "cuda"
+    pixels = torch.empty((len(rows), *designs.images.shape[1:]), dtype=torch.uint8, pin_memory=pinned)
+    pixels.numpy()[order] = designs.images[rows[order]]
+    return pixels.to(designs.device, non_blocking=True)
 
+# %% ../../nbs/data/00_designs.ipynb #85ac4c83
 def take_batch(
     designs: Designs,                          # of any kind
     indices: Tensor | slice | Sequence[int],   # which ones; a tensor holds numbers in [0, N) and may be on the device
@@ -196,20 +210,6 @@ def take_batch(
     x = as_greys(pixels if device is None else pixels.to(device, non_blocking=True))
     def rows(table): return None if table is None else table.index_select(0, indices.to(table.device)).to(x.device)
     return Batch(x, rows(designs.cond), rows(designs.available), attributes=rows(designs.attributes), names=names)
-
-
-def pixel_rows(
-    designs: Designs,  # of any kind
-    indices: Tensor,   # (B,)
-) -> Tensor:           # (B, planes, H, W) uint8 on the designs' device
-    "The pixels of some designs; rows of a memory map are read in the order of the disk."
-    if designs.resident: return designs.images.index_select(0, indices.to(designs.device))
-    rows = designs.rows[indices.cpu().numpy()]
-    order = np.argsort(rows, kind="stable")
-    pinned = designs.device.type == "cuda"
-    pixels = torch.empty((len(rows), *designs.images.shape[1:]), dtype=torch.uint8, pin_memory=pinned)
-    pixels.numpy()[order] = designs.images[rows[order]]
-    return pixels.to(designs.device, non_blocking=True)
 
 # %% ../../nbs/data/00_designs.ipynb #31628eeb
 def take_subset(

@@ -138,7 +138,7 @@ def component_listing(
     except OSError as error:
         raise DataError(f"{root / component}: this can't be listed ({error.strerror}), check that it is a folder and yours to read") from None
 
-
+# %% ../../nbs/data/01_folders.ipynb #581ea132
 def stamp_of(
     entry: os.DirEntry | None,  # None = there is no such file
 ) -> str:                       # size and time of change in nanoseconds; "" where there is no file
@@ -147,30 +147,6 @@ def stamp_of(
     try: facts = entry.stat()
     except OSError: return ""   # a link to nowhere
     return f"{facts.st_size} {facts.st_mtime_ns}"
-
-# %% ../../nbs/data/01_folders.ipynb #7c04a2be
-def files_of(
-    config: FolderConfig,     # names the components and their files
-    table: Table,             # as read
-    prefixes: Sequence[str],  # N
-) -> PictureFiles:            # N·C files
-    "The files of every design with their sizes and times, or a `DataError` that names rows and files."
-    # One spelling of the paths, so that a folder reached in two ways has one cache.
-    root, columns = root_of(config).resolve(), []
-    names = {component: [config.filename_pattern.replace("{component}", component).replace("{prefix}", prefix) for prefix in prefixes]
-             for component in config.component_dirs}
-    for component in config.component_dirs:
-        there = component_listing(config, root, component)
-        found = [there.get(name) or there.get(unicodedata.normalize("NFC", name)) for name in names[component]]
-        stamps = [stamp_of(entry) for entry in found]
-        if not any(stamps) and not config.allow_missing: refuse_pattern(root / component, names[component][0], there)
-        columns.append([(f"{root}/{component}/{entry.name}" if stamp else None, stamp) for entry, stamp in zip(found, stamps)])
-    cells = [cell for row in zip(*columns) for cell in row]
-    identity = json.dumps([str(root), str(table.path.resolve()), config.component_dirs, config.filename_pattern])
-    files = PictureFiles(root.name, identity, tuple(path for path, _ in cells), tuple(stamp for _, stamp in cells),
-                         len(config.component_dirs), config.image_size)
-    refuse_missing(config, table, names, files)
-    return files
 
 # %% ../../nbs/data/01_folders.ipynb #46a46204
 def refuse_pattern(
@@ -200,7 +176,31 @@ def refuse_missing(
         refuse(root, absent, "restore the files, remove their rows or set data.allow_missing to true")
     refuse(root, [f"row {table.lines[n]}: no component is there" for n in np.flatnonzero(~there.any(1))], "restore some of them or remove the rows")
 
-# %% ../../nbs/data/01_folders.ipynb #abf2a0a4
+# %% ../../nbs/data/01_folders.ipynb #7c04a2be
+def files_of(
+    config: FolderConfig,     # names the components and their files
+    table: Table,             # as read
+    prefixes: Sequence[str],  # N
+) -> PictureFiles:            # N·C files
+    "The files of every design with their sizes and times, or a `DataError` that names rows and files."
+    # One spelling of the paths, so that a folder reached in two ways has one cache.
+    root, columns = root_of(config).resolve(), []
+    names = {component: [config.filename_pattern.replace("{component}", component).replace("{prefix}", prefix) for prefix in prefixes]
+             for component in config.component_dirs}
+    for component in config.component_dirs:
+        there = component_listing(config, root, component)
+        found = [there.get(name) or there.get(unicodedata.normalize("NFC", name)) for name in names[component]]
+        stamps = [stamp_of(entry) for entry in found]
+        if not any(stamps) and not config.allow_missing: refuse_pattern(root / component, names[component][0], there)
+        columns.append([(f"{root}/{component}/{entry.name}" if stamp else None, stamp) for entry, stamp in zip(found, stamps)])
+    cells = [cell for row in zip(*columns) for cell in row]
+    identity = json.dumps([str(root), str(table.path.resolve()), config.component_dirs, config.filename_pattern])
+    files = PictureFiles(root.name, identity, tuple(path for path, _ in cells), tuple(stamp for _, stamp in cells),
+                         len(config.component_dirs), config.image_size)
+    refuse_missing(config, table, names, files)
+    return files
+
+# %% ../../nbs/data/01_folders.ipynb #bbe33558
 def refuse_pictures(
     config: FolderConfig,  # names root_dir
     table: Table,          # as read
@@ -212,7 +212,7 @@ def refuse_pictures(
                  for position, sentence in bad.problems]
     refuse(root_of(config), sentences)
 
-
+# %% ../../nbs/data/01_folders.ipynb #abf2a0a4
 def first_sizes(
     files: PictureFiles,               # as listed; those that are there are PNG files
 ) -> dict[str, tuple[int, int]]:       # path → height, width in pixels
@@ -323,7 +323,7 @@ def load_all(
     cond = standardised(values, config.condition_columns, statistics) if conditions else None
     return open_designs(config, table, prefixes, cond, progress, attributes)
 
-# %% ../../nbs/data/01_folders.ipynb #40f23be0
+# %% ../../nbs/data/01_folders.ipynb #74ae2d85
 def pixels_of(
     designs: Designs | Tensor,  # a tensor is uint8 or float in [0, 1]
     start: int,                 # the first of them
@@ -334,7 +334,7 @@ def pixels_of(
     x = designs[start:stop].detach().cpu()
     return x if x.dtype == torch.uint8 else as_bytes(x.float())
 
-
+# %% ../../nbs/data/01_folders.ipynb #29134228
 def write_pictures(
     pixels: Tensor,         # (n, planes, H, W) uint8
     available: Sequence,    # (n, C) booleans
@@ -368,7 +368,7 @@ def write_table(
     csv.writer(text, lineterminator="\n").writerows(rows)
     atomic_write(path, text.getvalue())
 
-
+# %% ../../nbs/data/01_folders.ipynb #01aab536
 def checked_prefixes(
     names: Sequence[str] | None,  # None = numbers
     n: int,                       # how many designs
@@ -395,7 +395,7 @@ def checked_layout(
         try: check(value)
         except ValueError as error: raise DataError(f"{what} {error} (got {value!r})") from None
 
-
+# %% ../../nbs/data/01_folders.ipynb #a0d19533
 def checked_drawings(
     designs: Designs | Tensor,  # a tensor should be (N, planes, H, W), uint8 or float
     spec: DesignSpec,           # says how many planes
