@@ -122,7 +122,7 @@ def left_out(
     counts = {} if tree is None else tree.left_out
     return ", ".join(f"{count} node{'s' * (count != 1)} with {what} left out" for what, count in counts.items())
 
-
+# %% ../../nbs/data/06_render.ipynb #2c6f3835
 def render_page(
     job: PageJob,
 ) -> tuple[str, str]:  # "rendered", "unchanged" or "skipped"; what was left out, or why
@@ -254,7 +254,7 @@ class RenderReport:
         for what, files in (("skipped", self.skipped), ("rendered in part", self.notes)):
             lines += [f"{what}: {name}: {text}" for name, text in list(files.items())[:20]]
             if len(files) > 20: lines.append(f"{what}: {len(files) - 20} more, see report.csv")
-        if self.others: lines.append(f"{len(self.others)} more pictures in {self.out} are of no page of this folder, and a training would take them: {listing(self.others, 6)}")
+        if self.others: lines.append(f"pictures of no page of this folder, which a training on {self.out} would take as well: {listing(self.others, 6)}")
         return "\n".join(lines)
 
 # %% ../../nbs/data/06_render.ipynb #650bff83
