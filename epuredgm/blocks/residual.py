@@ -43,7 +43,9 @@ class FloatGroupNorm(nn.GroupNorm):
     def forward(self, x: Tensor) -> Tensor:  # (B, channels, …), the same out
         "The normed features."
         with torch.autocast(x.device.type, enabled=False):
-            return F.group_norm(x if x.dtype == self.weight.dtype else x.to(self.weight.dtype), self.num_groups, self.weight, self.bias, self.eps).to(x.dtype)
+            # Not F.group_norm, which refuses a single picture of one pixel where each group is one channel, though it takes two of them.
+            x, kept = x if x.dtype == self.weight.dtype else x.to(self.weight.dtype), x.dtype
+            return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps).to(kept)
 
 
 def group_norm(

@@ -25,9 +25,9 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from ..core.errors import DataError, RunError
-from ..core.runs import atomic_write
-from .layout_trees import Cells, count_layers, cut, paint_cells, tree_from
+from ..core.errors import DataError, RunError, listing
+from ..core.runs import atomic_write, not_written
+from .layout_trees import Cells, LayoutTree, count_layers, cut, paint_cells, tree_from
 
 try: import fcntl
 except ImportError: fcntl = None  # no such locks outside POSIX: then nothing keeps two commands from writing the same folder
@@ -46,7 +46,7 @@ def chunk(
 
 def png_of(
     cells: Cells,  # uint8
-    key: str,      # of what it was made from; kept in the file
+    text: str,     # the key of what it was made from, and what is to be known of it; kept in the file
 ) -> bytes:
     "A grey PNG file."
     starts = np.r_[0, cells.heights.cumsum()[:-1]]
@@ -57,7 +57,7 @@ def png_of(
     packer = zlib.compressobj(1, zlib.DEFLATED, 15, 9, zlib.Z_RLE)
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)  # 8 bits, grey
     packed = packer.compress(rows) + packer.flush()
-    return b"".join([SIGNATURE, chunk(b"IHDR", header), chunk(b"tEXt", KEY_WORD + b"\0" + key.encode("latin-1")), chunk(b"IDAT", packed), chunk(b"IEND", b"")])
+    return b"".join([SIGNATURE, chunk(b"IHDR", header), chunk(b"tEXt", KEY_WORD + b"\0" + text.encode("latin-1")), chunk(b"IDAT", packed), chunk(b"IEND", b"")])
 
 # %% ../../nbs/data/06_render.ipynb #4f007be1
 PAINTER_VERSION = 1  # raised whenever the same file would give other pixels
@@ -71,22 +71,24 @@ def page_key(
     return hashlib.blake2b(repr((PAINTER_VERSION, options)).encode() + b"\0" + data, digest_size=16).hexdigest()
 
 
-def png_key(
+def png_text(
     path: str | Path,  # a PNG file, perhaps
-) -> str | None:       # None where it is no PNG, damaged, or made by something else
-    "The key in a whole picture."
+) -> tuple[str, str] | None:  # None where it is no PNG, damaged, or made by something else
+    "The key in a whole picture, and what stands after it."
     try: data = Path(path).read_bytes()
     except OSError: return None
     if not data.startswith(SIGNATURE): return None
-    key, at, kind = None, len(SIGNATURE), b""
+    text, at, kind = None, len(SIGNATURE), b""
     while at + 12 <= len(data) and kind != b"IEND":
         length, kind = struct.unpack_from(">I4s", data, at)
         if data[at:at + 12 + length] != chunk(kind, data[at + 8:at + 8 + length]): return None
-        if kind == b"tEXt" and data.startswith(KEY_WORD + b"\0", at + 8): key = data[at + 9 + len(KEY_WORD):at + 8 + length].decode("latin-1")
+        if kind == b"tEXt" and data.startswith(KEY_WORD + b"\0", at + 8): text = data[at + 9 + len(KEY_WORD):at + 8 + length].decode("latin-1")
         at += 12 + length
-    return key if kind == b"IEND" else None
+    if text is None or kind != b"IEND": return None
+    key, _, note = text.partition(" ")
+    return key, note
 
-# %% ../../nbs/data/06_render.ipynb #10518125
+# %% ../../nbs/data/06_render.ipynb #be011438
 GAMMAS = {"linear": 1.0, "visu": 2.0}
 
 
@@ -103,30 +105,43 @@ def write_whole(
     path: Path,   # its folder exists
     data: bytes,
 ) -> None:
-    "Replaces a file as a whole."
+    "Replaces a file as a whole; a `RunError` where that fails, and then what was there is untouched."
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise not_written(path, error) from error
 
 
+def left_out(
+    tree: LayoutTree | None,
+) -> str:          # "" where nothing is
+    "Which nodes of the file a tree lacks."
+    counts = {} if tree is None else tree.left_out
+    return ", ".join(f"{count} node{'s' * (count != 1)} with {what} left out" for what, count in counts.items())
+
+# %% ../../nbs/data/06_render.ipynb #2c6f3835
 def render_page(
     job: PageJob,
 ) -> tuple[str, str]:  # "rendered", "unchanged" or "skipped"; what was left out, or why
-    "Makes the pictures of a page, unless they are there. `OSError` where they can't be written."
-    targets = {name: Path(f"{job.stem}_{name}.png") for name in GAMMAS}
+    "Makes the pictures of a page, unless they are there. `RunError` where they can't be written."
+    targets, tree = {name: Path(f"{job.stem}_{name}.png") for name in GAMMAS}, None
     try:
         data = read_bytes(job.source)
         keys = {name: page_key(data, name, job.max_height, job.relative) for name in GAMMAS}
-        if all(png_key(path) == keys[name] for name, path in targets.items()): return "unchanged", ""
+        there = [png_text(path) for path in targets.values()]
+        if all(text and text[0] == key for text, key in zip(there, keys.values())): return "unchanged", there[0][1]
         tree = tree_from(data, job.relative)
         counts = cut(count_layers(tree), job.max_height)
-        pictures = {name: png_of(paint_cells(counts, gamma), keys[name]) for name, gamma in GAMMAS.items()}
+        pictures = {name: png_of(paint_cells(counts, gamma), f"{keys[name]} {left_out(tree)}".rstrip()) for name, gamma in GAMMAS.items()}
     except (DataError, MemoryError) as error:
         for path in targets.values():
-            if png_key(path) is not None: path.unlink()
-        return "skipped", str(error) or "it takes more memory than there is"
+            if png_text(path) is not None: path.unlink()
+        return "skipped", ", ".join(filter(None, (str(error) or "it takes more memory than there is", left_out(tree))))
     for name, path in targets.items(): write_whole(path, pictures[name])
-    return "rendered", ", ".join(f"{count} nodes with {what} left out" for what, count in tree.left_out.items())
+    return "rendered", left_out(tree)
 
 
 def read_bytes(
@@ -135,6 +150,28 @@ def read_bytes(
     "A file's bytes, or a `DataError`."
     try: return Path(path).read_bytes()
     except OSError as error: raise DataError(f"this can't be read ({(error.strerror or str(error)).lower()}), check its permissions") from None
+
+# %% ../../nbs/data/06_render.ipynb #6ae56df0
+def as_text(
+    path: Path,
+) -> str:
+    "A path that any file and any terminal takes: bytes that are no UTF-8 are spelled out."
+    return str(path).encode(errors="backslashreplace").decode()
+
+
+def json_files(
+    folder: Path,  # an existing one
+    own: Path,     # a resolved folder, left out where it lies inside
+) -> tuple[list[Path], dict[str, str]]:  # relative to the folder, in the order of their names; sub-folders → why they can't be read
+    "The JSON files of a folder, at any depth, without hidden ones."
+    found, closed = [], {}
+    def refused(error): closed[as_text(Path(error.filename).relative_to(folder))] = f"this folder can't be read ({error.strerror.lower()}), check its permissions"
+    for place, folders, names in os.walk(folder, onerror=refused):
+        here = Path(place)
+        if here != folder and here.resolve() == own: folders.clear(); continue
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [here / name for name in names if name.lower().endswith(".json") and not name.startswith(".") and (here / name).is_file()]
+    return sorted(path.relative_to(folder) for path in found), closed
 
 # %% ../../nbs/data/06_render.ipynb #95f0b4e4
 def page_jobs(
@@ -146,15 +183,13 @@ def page_jobs(
     "The pages of a folder; `DataError` where there is no folder or no page in it."
     folder, out = Path(folder).expanduser(), Path(out).expanduser()
     if not folder.is_dir(): raise DataError(f"{folder}: {'this is a file' if folder.exists() else 'there is no such folder'}, give the folder that holds the JSON files of the pages")
-    found = [path for path in folder.rglob("*") if path.suffix.lower() == ".json" and path.is_file()]
-    own = out.resolve() if out.resolve() != folder.resolve() else None
-    inside = [path.relative_to(folder) for path in found if own is None or own not in path.resolve().parents]
-    names = sorted(path for path in inside if not any(part.startswith(".") for part in path.parts))
-    if not names: raise DataError(f"{folder}: there are no JSON files here, give the folder that holds the layout trees")
-    jobs, skipped = {}, {}
+    names, skipped = json_files(folder, out.resolve())
+    unread = f" that can be read ({listing(skipped, 3)} can't)" if skipped else ""
+    if not names: raise DataError(f"{folder}: there are no JSON files here{unread}, give the folder that holds the layout trees")
+    jobs = {}
     for name in names:
         stem = str(out / name.with_suffix(""))
-        if stem in jobs: skipped[str(name)] = f"{Path(jobs[stem].source).name} has pictures of the same names, rename one of them"
+        if stem in jobs: skipped[as_text(name)] = f"{as_text(Path(jobs[stem].source).name)} has pictures of the same names, rename one of them"
         else: jobs[stem] = PageJob(str(folder / name), stem, max_height, relative)
     return list(jobs.values()), skipped
 
@@ -201,6 +236,7 @@ class RenderReport:
     unchanged: int = 0  # pages whose pictures were there
     skipped: dict[str, str] = field(default_factory=dict)  # file → why
     notes: dict[str, str] = field(default_factory=dict)    # file → which nodes were left out
+    others: list[str] = field(default_factory=list)        # pictures made of pages that aren't in the folder
 
     def see(self,
         name: str,    # of the file
@@ -209,14 +245,16 @@ class RenderReport:
     ) -> None:
         "Takes note of a page."
         if status == "skipped": self.skipped[name] = text
-        else: setattr(self, status, getattr(self, status) + 1)
-        if text and status == "rendered": self.notes[name] = text
+        else:
+            setattr(self, status, getattr(self, status) + 1)
+            if text: self.notes[name] = text
 
     def __str__(self) -> str:
         lines = [f"{self.rendered} pages rendered, {self.unchanged} were there already, {len(self.skipped)} skipped: {self.out}"]
         for what, files in (("skipped", self.skipped), ("rendered in part", self.notes)):
             lines += [f"{what}: {name}: {text}" for name, text in list(files.items())[:20]]
             if len(files) > 20: lines.append(f"{what}: {len(files) - 20} more, see report.csv")
+        if self.others: lines.append(f"pictures of no page of this folder, which a training on {self.out} would take as well: {listing(self.others, 6)}")
         return "\n".join(lines)
 
 # %% ../../nbs/data/06_render.ipynb #650bff83
@@ -247,7 +285,7 @@ def render_folder(
     jobs, skipped = page_jobs(folder, out, max_height, relative)
     for place in sorted({Path(job.stem).parent for job in jobs}): place.mkdir(parents=True, exist_ok=True)
     out.mkdir(parents=True, exist_ok=True)
-    names = [str(Path(job.source).relative_to(Path(folder).expanduser())) for job in jobs]
+    names = [as_text(Path(job.source).relative_to(Path(folder).expanduser())) for job in jobs]
     found, report = {}, RenderReport(out)
     with alone_in(out), tqdm(total=len(jobs), desc="rendering", unit="page", disable=not progress) as bar:
         for start, part in in_processes(jobs, workers):
@@ -255,6 +293,8 @@ def render_folder(
             bar.update(len(part))
         found |= {name: ("skipped", why) for name, why in skipped.items()}
         for name in sorted(found): report.see(name, *found[name])
+        own, linear = {f"{job.stem}_linear.png" for job in jobs}, sorted(out.rglob("*_linear.png"))
+        report.others = [as_text(path.relative_to(out)) for path in linear if str(path) not in own and png_text(path) is not None]
         table = io.StringIO()
         csv.writer(table, lineterminator="\n").writerows([("file", "status", "why"), *((name, *found[name]) for name in sorted(found))])
         atomic_write(out / "report.csv", table.getvalue())

@@ -39,7 +39,9 @@ def page_layouts(
 ) -> tuple[list[np.ndarray | None], list[str]]:  # boxes of each page, None where it has no tree; what is wrong with files
     "The layouts of pages."
     folder, found, problems = None if trees is None else Path(trees).expanduser(), [], []
-    if folder is not None and not folder.is_dir(): raise DataError(f"{trees}: there is no such folder, give the one that the pages were rendered from")
+    if folder is not None and not folder.is_dir(): raise DataError(f"{trees}: {'this is a file' if folder.exists() else 'there is no such folder'}, give the folder that the pages were rendered from")
+    if folder is not None and not any((folder / f"{name}.json").is_file() for name in designs.names):
+        raise DataError(f"{trees}: there is no layout tree of any of {len(designs)} pages here, such as {designs.names[0]}.json, give the folder that the pages were rendered from")
     for number, name in enumerate(designs.names):
         path = None if folder is None else folder / f"{name}.json"
         try:

@@ -83,6 +83,8 @@ def observed_components(
 ) -> Tensor:                                            # (C,) bool
     "Which components the model is shown in a mode of completion; raises EpureError where none or all would be."
     observed = torch.zeros(spec.n_components, dtype=torch.bool)
+    if spec.n_components == 1:
+        raise EpureError(f"{options.mode} draws components from others, and these designs have only {spec.components[0]}: use --mode unconditional, or complete regions of it by run.complete with a mask of pixels")
     if options.mode == "cross_modal":
         if options.source_component is None:
             raise EpureError(f"cross_modal needs the component to start from, give --source_comp, one of {listing(spec.components)}")
