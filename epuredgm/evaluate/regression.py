@@ -57,8 +57,8 @@ def run_and_checkpoint(
     if path.suffix in FOREIGN_WEIGHTS:
         what = "holds the weights of another program" if path.exists() else "is not there, and its name is that of another program's weights"
         raise RunError(f"{key}: {path} {what}: {expected}")
-    beside = [str(other) for other in path.parent.iterdir()] if path.parent.is_dir() else []
-    what = "is no run" if path.exists() else f"is not there{near_miss(str(path), beside)}"
+    beside = [other.name for other in path.parent.iterdir() if other.is_dir() and not other.name.startswith(".")] if path.parent.is_dir() else []
+    what = "is no run" if path.exists() else f"is not there{near_miss(path.name, beside)}"
     raise RunError(f"{key}: {path} {what}: {expected}")
 
 # %% ../../nbs/evaluate/12_regression.ipynb #23dde55a
