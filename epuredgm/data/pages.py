@@ -50,7 +50,7 @@ def inset(box, x, y=None):
 
 
 def stacked(box, shares, gap=0):
-    "The box cut into parts over each other, by their shares of its height; `gap` pixels between them."
+    "The box cut into parts one above the other, by their shares of its height; `gap` pixels between them."
     whole, top, rows = box[3] - box[1] - gap * (len(shares) - 1), box[1], []
     for share in shares:
         rows.append((box[0], top, box[2], top + whole * share / sum(shares)))
@@ -59,7 +59,7 @@ def stacked(box, shares, gap=0):
 
 
 def beside(box, shares, gap=0):
-    "The box cut into parts beside each other, by their shares of its width."
+    "The box cut into parts side by side, by their shares of its width."
     turned = stacked((box[1], box[0], box[3], box[2]), shares, gap)
     return [(left, top, right, bottom) for top, left, bottom, right in turned]
 

@@ -393,8 +393,8 @@ def batches_by_size(
 # %% ../../nbs/data/08_variable_sizes.ipynb #d2dcb3bf
 def choose(
     data: "VariableSizeDataset",  # changed in place
-    rows: np.ndarray,           # numbers of pages in `data.pages`
-) -> "VariableSizeDataset":       # the same
+    rows: np.ndarray,             # numbers of pages in `data.pages`
+) -> "VariableSizeDataset":      # the same
     "Makes a data set one of these pages."
     data.rows, data.names = rows, [data.pages.names[row] for row in rows]
     data.sizes = np.minimum(data.pages.sizes[rows], [data.max_height, np.iinfo(np.int64).max])  # (N, 2) after cropping
