@@ -329,8 +329,6 @@ def classify_command(
     typer.echo(text_table([("component", "accuracy", "95 % interval", "most frequent class", "held-out designs"), *rows]))
     typer.echo(f"the classifiers of {classifiers.label} are in {out}, seed {seed}: epuredgm evaluate RUN --coherence {out}")
 
-
-
 # %% ../nbs/cli.ipynb #c3fcf170
 regress_app = typer.Typer(cls=TyperGroup, no_args_is_help=True, rich_markup_mode=None, help="Read measures off the latents of a run: train a head, measure it, apply it.")
 app.add_typer(regress_app, name="regress")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LayoutTree', 'tree_of', 'read_tree', 'tree_from', 'pixel_boxes', 'Cells', 'count_layers', 'paint_cells', 'cut',
-           'paint_page', 'as_json', 'box_as']
+           'paint_page', 'box_as', 'as_json']
 
 # %% ../../nbs/data/05_layout_trees.ipynb #8dc8716c
 import json
@@ -17,6 +17,21 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import DataError, listing
+
+# %% ../../nbs/data/05_layout_trees.ipynb #e3fdac00
+MAX_PIXELS = 2**26  # of a page
+
+
+def check_page(
+    width,   # pixels
+    height,  # pixels
+) -> None:
+    "`DataError` for a size that no page has."
+    whole = all(isinstance(side, (int, np.integer)) and not isinstance(side, bool) for side in (width, height))
+    if not whole or width < 1 or height < 1:
+        raise DataError(f"a page should be at least 1 pixel wide and high (got {width}×{height}), mend its size")
+    if width * height > MAX_PIXELS:
+        raise DataError(f"a page should have at most {MAX_PIXELS:,} pixels (got {width:,}×{height:,}), mend its size")
 
 # %% ../../nbs/data/05_layout_trees.ipynb #49672751
 @dataclass(frozen=True, eq=False)
@@ -48,20 +63,20 @@ class LayoutTree:
             if self.parents[node] >= 0: depths[node] = depths[self.parents[node]] + 1
         return depths
 
-# %% ../../nbs/data/05_layout_trees.ipynb #e3fdac00
-MAX_PIXELS = 2**26  # of a page
-
-
-def check_page(
-    width,   # pixels
-    height,  # pixels
-) -> None:
-    "`DataError` for a size that no page has."
-    whole = all(isinstance(side, (int, np.integer)) and not isinstance(side, bool) for side in (width, height))
-    if not whole or width < 1 or height < 1:
-        raise DataError(f"a page should be at least 1 pixel wide and high (got {width}×{height}), mend its size")
-    if width * height > MAX_PIXELS:
-        raise DataError(f"a page should have at most {MAX_PIXELS:,} pixels (got {width:,}×{height:,}), mend its size")
+# %% ../../nbs/data/05_layout_trees.ipynb #4abcccf7
+def box_of(
+    value: Any,      # a node's box in any of the formats
+    corners: bool,   # whether a list is two corners rather than corner and size
+) -> tuple[float, float, float, float] | str:  # left, top, right, bottom, or what is wrong
+    "A node's box, or why it has none."
+    if value is None: return "no box"
+    if isinstance(value, dict): value = [value.get(key) for key in ("x", "y", "width", "height")]
+    plain = isinstance(value, (list, tuple)) and len(value) == 4 and all(type(number) in (int, float) for number in value)
+    try: a, b, c, d = map(float, value) if plain else (np.nan,) * 4
+    except OverflowError: a = b = c = d = np.nan
+    right, bottom = (c, d) if corners else (a + c, b + d)
+    if not np.isfinite([a, b, c, d, right, bottom]).all(): return "a box that isn't four finite numbers"
+    return "a box of negative width or height" if right < a or bottom < b else (a, b, right, bottom)
 
 # %% ../../nbs/data/05_layout_trees.ipynb #c20b7bf1
 @dataclass(frozen=True)
@@ -89,21 +104,6 @@ def layout_of(
     got = f"an object with {listing(list(value)[:6])}" if isinstance(value, dict) else f"a {type(value).__name__}"
     raise DataError(f"this is no layout tree that is known (got {got}): expected r, w and h, or bounds and children")
 
-# %% ../../nbs/data/05_layout_trees.ipynb #4abcccf7
-def box_of(
-    value: Any,      # a node's box in any of the formats
-    corners: bool,   # whether a list is two corners rather than corner and size
-) -> tuple[float, float, float, float] | str:  # left, top, right, bottom, or what is wrong
-    "A node's box, or why it has none."
-    if value is None: return "no box"
-    if isinstance(value, dict): value = [value.get(key) for key in ("x", "y", "width", "height")]
-    plain = isinstance(value, (list, tuple)) and len(value) == 4 and all(type(number) in (int, float) for number in value)
-    try: a, b, c, d = map(float, value) if plain else (np.nan,) * 4
-    except OverflowError: a = b = c = d = np.nan
-    right, bottom = (c, d) if corners else (a + c, b + d)
-    if not np.isfinite([a, b, c, d, right, bottom]).all(): return "a box that isn't four finite numbers"
-    return "a box of negative width or height" if right < a or bottom < b else (a, b, right, bottom)
-
 # %% ../../nbs/data/05_layout_trees.ipynb #5ea129d5
 def walk(
     layout: PageLayout,
@@ -120,6 +120,26 @@ def walk(
         if children is not None and not isinstance(children, (list, tuple)):
             raise DataError(f"the {layout.children!r} of a node should be a list (got a {type(children).__name__}): mend it")
         stack.extend((number, child) for child in reversed(children or ()))
+
+# %% ../../nbs/data/05_layout_trees.ipynb #7b34ef02
+def page_size(
+    layout: PageLayout,
+) -> tuple[int, int]:  # width, height
+    "The page's size in whole pixels, or a `DataError`."
+    sides = layout.page[2:]
+    if not all(type(side) in (int, float) for side in sides): raise DataError(f"a page should have a width and a height (got {sides[0]!r} and {sides[1]!r}), add them")
+    # An integer may be larger than any float, and NaN has no whole number.
+    fits = all(0.5 <= side <= MAX_PIXELS for side in sides)
+    if not fits: raise DataError(f"a page should be 1 to {MAX_PIXELS:,} pixels wide and high (got {' × '.join(str(side)[:20] for side in sides)}), mend its size")
+    return tuple(int(np.floor(side + 0.5)) for side in sides)
+
+# %% ../../nbs/data/05_layout_trees.ipynb #dac4ce86
+def kind_of(
+    node: dict,  # as a file has it
+) -> str:  # "" where nothing says it
+    "What a node is, in the words of its file."
+    words = (node.get(key) for key in ("type", "componentLabel", "class"))
+    return next((word for word in words if isinstance(word, str)), "")
 
 # %% ../../nbs/data/05_layout_trees.ipynb #d57dcdf5
 def tree_of(
@@ -146,26 +166,6 @@ def tree_of(
         origins[number], kept[number] = box[:2], len(boxes)
         boxes.append(box), parents.append(kept[parent]), kinds.append(kind_of(node))
     return LayoutTree(np.array(boxes, np.float64).reshape(-1, 4), np.array(parents, np.int64), width, height, tuple(kinds), left_out)
-
-# %% ../../nbs/data/05_layout_trees.ipynb #7b34ef02
-def page_size(
-    layout: PageLayout,
-) -> tuple[int, int]:  # width, height
-    "The page's size in whole pixels, or a `DataError`."
-    sides = layout.page[2:]
-    if not all(type(side) in (int, float) for side in sides): raise DataError(f"a page should have a width and a height (got {sides[0]!r} and {sides[1]!r}), add them")
-    # An integer may be larger than any float, and NaN has no whole number.
-    fits = all(0.5 <= side <= MAX_PIXELS for side in sides)
-    if not fits: raise DataError(f"a page should be 1 to {MAX_PIXELS:,} pixels wide and high (got {' × '.join(str(side)[:20] for side in sides)}), mend its size")
-    return tuple(int(np.floor(side + 0.5)) for side in sides)
-
-
-def kind_of(
-    node: dict,  # as a file has it
-) -> str:  # "" where nothing says it
-    "What a node is, in the words of its file."
-    words = (node.get(key) for key in ("type", "componentLabel", "class"))
-    return next((word for word in words if isinstance(word, str)), "")
 
 # %% ../../nbs/data/05_layout_trees.ipynb #1a3fef67
 TOKEN = re.compile(r'\s*([\[\]{},:]|"(?:[^"\\]|\\.)*"|[^\s\[\]{},:"]+)')
@@ -221,7 +221,7 @@ def tree_from(
     except ValueError as error: raise DataError(f"this is not JSON ({error}), write it again") from None
     return tree_of(value, relative)
 
-# %% ../../nbs/data/05_layout_trees.ipynb #9cc8e1c1
+# %% ../../nbs/data/05_layout_trees.ipynb #7c3b983f
 def pixel_boxes(
     tree: LayoutTree,
 ) -> np.ndarray:  # (N, 4) int64, left, top, right, bottom within the page
@@ -229,7 +229,7 @@ def pixel_boxes(
     page = np.array([tree.width, tree.height] * 2, np.float64)
     return np.clip(np.floor(tree.boxes + 0.5), 0, page).astype(np.int64)
 
-
+# %% ../../nbs/data/05_layout_trees.ipynb #823cff64
 @dataclass(frozen=True)
 class Cells:
     "A painted page as a grid of rectangles of one value each."
@@ -240,7 +240,7 @@ class Cells:
     @property
     def pixels(self) -> np.ndarray: return self.values.repeat(self.widths, 1).repeat(self.heights, 0)  # (H, W)
 
-
+# %% ../../nbs/data/05_layout_trees.ipynb #9cc8e1c1
 def count_layers(
     tree: LayoutTree,
 ) -> Cells:  # int32
@@ -252,7 +252,7 @@ def count_layers(
     for y, x, sign in ((top, left, 1), (top, right, -1), (bottom, left, -1), (bottom, right, 1)): np.add.at(corners, (y, x), sign)
     return Cells(corners.cumsum(0, dtype=np.int32).cumsum(1, dtype=np.int32)[:-1, :-1], np.diff(rows), np.diff(columns))
 
-# %% ../../nbs/data/05_layout_trees.ipynb #4b655dab
+# %% ../../nbs/data/05_layout_trees.ipynb #2a055ab0
 def paint_cells(
     cells: Cells,        # counts
     gamma: float = 1.0,  # 1 is the linear picture, 2 the view
@@ -262,7 +262,7 @@ def paint_cells(
     if deepest < 1: raise DataError("no node of this page has a pixel on it, mend its boxes")
     return replace(cells, values=np.rint(255 * (cells.values / deepest) ** gamma).astype(np.uint8))
 
-
+# %% ../../nbs/data/05_layout_trees.ipynb #c3367e98
 def cut(
     cells: Cells,
     max_height: int | None,  # pixels that stay, from the top; None = all
@@ -273,7 +273,7 @@ def cut(
     heights = np.diff(ends, prepend=0)
     return Cells(cells.values[heights > 0], heights[heights > 0], cells.widths)
 
-
+# %% ../../nbs/data/05_layout_trees.ipynb #c60f5d23
 def paint_page(
     tree: LayoutTree,
     gamma: float = 1.0,              # 1 is the linear picture, 2 the view
@@ -282,10 +282,21 @@ def paint_page(
     "The picture of a page: each node adds one over its rectangle, normalised by the deepest stack; `DataError` where there is nothing to see."
     return paint_cells(cut(count_layers(tree), max_height), gamma).pixels
 
+# %% ../../nbs/data/05_layout_trees.ipynb #fb15e1e3
+def box_as(
+    sides: list[float],  # left, top, right, bottom
+    layout: str,         # "compact", "verbose" or "rico", as the formats above are called
+) -> list | dict:
+    "A box as a format writes it; whole numbers without a point."
+    left, top, right, bottom = (int(side) if float(side).is_integer() else side for side in sides)
+    if layout == "rico": return [left, top, right, bottom]
+    values = [left, top, right - left, bottom - top]
+    return values if layout == "compact" else dict(zip(("x", "y", "width", "height"), values))
+
 # %% ../../nbs/data/05_layout_trees.ipynb #87e6807f
 def as_json(
     tree: LayoutTree,
-    layout: str = "compact",  # "compact", "verbose" or "rico"
+    layout: str = "compact",  # the format: "compact", "verbose" or "rico"
 ) -> dict:                    # what `json.dumps` writes and `tree_of` reads
     "A layout tree as one of the formats writes it; `DataError` for another."
     keys = {"compact": ("b", "c", None), "verbose": ("bounds", "children", "type"), "rico": ("bounds", "children", "componentLabel")}
@@ -300,14 +311,3 @@ def as_json(
     alone = len(page[children]) == 1 and (layout == "compact" or page[children][0][box] == page[box])
     root = page[children][0] if alone else whole
     return root if layout != "compact" else {"r": root, "w": tree.width, "h": tree.height}
-
-
-def box_as(
-    sides: list[float],  # left, top, right, bottom
-    layout: str,         # as in `as_json`
-) -> list | dict:
-    "A box as a format writes it; whole numbers without a point."
-    left, top, right, bottom = (int(side) if float(side).is_integer() else side for side in sides)
-    if layout == "rico": return [left, top, right, bottom]
-    values = [left, top, right - left, bottom - top]
-    return values if layout == "compact" else dict(zip(("x", "y", "width", "height"), values))

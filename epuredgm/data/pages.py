@@ -42,7 +42,7 @@ class Drawing:
         "The page as it stands."
         return LayoutTree(np.array(self.boxes, np.float64), np.array(self.parents, np.int64), self.width, self.height, tuple(self.kinds))
 
-
+# %% ../../nbs/data/07_pages.ipynb #62e99642
 def inset(box, x, y=None):
     "The box without a margin."
     y = x if y is None else y
@@ -50,7 +50,7 @@ def inset(box, x, y=None):
 
 
 def stacked(box, shares, gap=0):
-    "The box cut into rows by their shares of its height."
+    "The box cut into parts one above the other, by their shares of its height; `gap` pixels between them."
     whole, top, rows = box[3] - box[1] - gap * (len(shares) - 1), box[1], []
     for share in shares:
         rows.append((box[0], top, box[2], top + whole * share / sum(shares)))
@@ -59,7 +59,7 @@ def stacked(box, shares, gap=0):
 
 
 def beside(box, shares, gap=0):
-    "The box cut into columns by their shares of its width."
+    "The box cut into parts side by side, by their shares of its width."
     turned = stacked((box[1], box[0], box[3], box[2]), shares, gap)
     return [(left, top, right, bottom) for top, left, bottom, right in turned]
 
@@ -333,7 +333,7 @@ def archetypes() -> list[str]:
 
 def make_page(
     archetype: str,                # one of `archetypes()`
-    random: np.random.Generator,   # whatever is not said by the archetype
+    random: np.random.Generator,   # of everything that the archetype leaves open
 ) -> LayoutTree:                   # 360 to 1400 pixels wide, 500 to 2048 high
     "A page of an archetype; `DataError` for a name that there is none of."
     if archetype not in ARCHETYPES: raise DataError(f"there is no archetype {archetype!r}{near_miss(archetype, ARCHETYPES)}, there are {listing(ARCHETYPES, 20)}")

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['THUMBNAIL', 'Augmentation', 'crop', 'projection', 'in_perspective', 'erase', 'salt_and_pepper', 'moved', 'on_layers',
            'recomposed', 'noisy_pair', 'shrunk', 'thumbnail', 'Pages', 'pages_from', 'page_files', 'read_page_picture',
-           'open_pages', 'padded', 'in_batch', 'PageBatches', 'VariableSizeDataset', 'choose', 'batches_by_size',
-           'bound_for', 'row_alike', 'pair_of', 'batch_of', 'with_trees', 'tree_of_page', 'near_duplicate_groups',
-           'held_out', 'multiple_of_32', 'WireframesConfig', 'read_labels', 'collected_pages', 'build_wireframes']
+           'open_pages', 'padded', 'in_batch', 'batches_by_size', 'choose', 'bound_for', 'PageBatches',
+           'VariableSizeDataset', 'row_alike', 'pair_of', 'batch_of', 'with_trees', 'tree_of_page',
+           'near_duplicate_groups', 'held_out', 'multiple_of_32', 'WireframesConfig', 'read_labels', 'collected_pages',
+           'build_wireframes']
 
 # %% ../../nbs/data/08_variable_sizes.ipynb #6fa33eac
 import copy
@@ -48,7 +49,7 @@ class Augmentation:
     "What is done to a page in training; the default is nothing."
     crop_at_random: bool = False  # where a page is too high: anywhere rather than in the middle
     perspective_p: float = 0.0    # share of pages
-    perspective_distortion_scale: float = 0.08  # twice the farthest that a corner moves, in pages
+    perspective_distortion_scale: float = 0.08  # twice the farthest that a corner moves, as a share of the page's sides
     noise_level: float = 0.0      # standard deviation, in units of full white
     random_erasing_prob: float = 0.0  # share of pages
     sp_prob: float = 0.0          # share of pixels, in half of the pages
@@ -70,8 +71,8 @@ def crop(
 
 # %% ../../nbs/data/08_variable_sizes.ipynb #61b03799
 def projection(
-    start: np.ndarray,  # (4, 2) corners x, y
-    end: np.ndarray,    # (4, 2) where they go
+    start: np.ndarray,  # (4, 2) corners u, v
+    end: np.ndarray,    # (4, 2) where they go: x, y
 ) -> np.ndarray:        # (8,) a … h, from where each pixel of the result is read
     "The projective map that takes `end` back to `start`."
     rows, values = [], []
@@ -83,7 +84,7 @@ def projection(
 
 def in_perspective(
     page: np.ndarray,         # (h, w) uint8
-    distortion: float,        # 0 to 1, twice the farthest that a corner moves, in pages
+    distortion: float,        # 0 to 1, twice the farthest that a corner moves, as a share of the page's sides
     random: torch.Generator,
 ) -> np.ndarray:              # (h, w) uint8
     "The page seen slightly from the side."
@@ -142,7 +143,7 @@ def on_layers(
     clean: Tensor,            # any shape, in [0, 1]
     random: torch.Generator,
 ) -> Tensor:                  # the same shape
-    "The page with up to half of its depth of further layers under it."
+    "The page on further layers, at most half as many as its own deepest stack has."
     beneath = 0.5 * float(torch.rand((), generator=random))
     return (clean + beneath) / (1 + beneath)
 
@@ -238,7 +239,7 @@ def page_files(
     if not pages: raise DataError(f"{folder}: there are no PNG pictures of pages here, {make}")
     return pages
 
-
+# %% ../../nbs/data/08_variable_sizes.ipynb #18d7e791
 def read_page_picture(
     path: Path,          # a PNG file
     scale: float = 1.0,  # 0 to 1
@@ -274,7 +275,7 @@ def described(
                     keep(number, found)
     return measures, small, problems
 
-
+# %% ../../nbs/data/08_variable_sizes.ipynb #d4de13b8
 def told_bytes(
     files: list[Path],
     scale: float,
@@ -380,6 +381,40 @@ def in_batch(
         x[row, 0, :height, :width], target[row, 0, :height, :width], valid[row, 0, :height, :width] = noisy, clean, True
     return x, target, valid
 
+# %% ../../nbs/data/08_variable_sizes.ipynb #4a91f696
+def batches_by_size(
+    sizes: np.ndarray,  # (N, 2)
+    batch_size: int,    # at most
+) -> list[Tensor]:      # numbers, each once
+    "Pages of one size together, sizes in ascending order, pages in their own."
+    groups = np.unique(sizes, axis=0, return_inverse=True)[1].reshape(-1)
+    return [part for group in range(groups.max(initial=-1) + 1) for part in torch.from_numpy(np.flatnonzero(groups == group)).split(batch_size)]
+
+# %% ../../nbs/data/08_variable_sizes.ipynb #d2dcb3bf
+def choose(
+    data: "VariableSizeDataset",  # changed in place
+    rows: np.ndarray,             # numbers of pages in `data.pages`
+) -> "VariableSizeDataset":      # the same
+    "Makes a data set one of these pages."
+    data.rows, data.names = rows, [data.pages.names[row] for row in rows]
+    data.sizes = np.minimum(data.pages.sizes[rows], [data.max_height, np.iinfo(np.int64).max])  # (N, 2) after cropping
+    data.padded, data.alike = padded(data.sizes, data.size_step), np.unique(data.sizes, axis=0, return_inverse=True)[1].reshape(-1)  # pages of one size have one number
+    data.available = torch.ones(len(rows), 1, dtype=torch.bool, device=data.device)
+    numbers = {name: number for number, name in enumerate(data.label_names)}
+    labels = [[numbers.get(data.pages.labels[row], np.nan)] for row in rows] if numbers else None
+    data.attributes = None if labels is None else torch.tensor(labels, dtype=torch.float32, device=data.device).reshape(-1, 1)
+    return data
+
+# %% ../../nbs/data/08_variable_sizes.ipynb #fbd47953
+def bound_for(
+    data: "VariableSizeDataset",
+    device: str | torch.device,  # such as "cpu" or "cuda"
+) -> "VariableSizeDataset":
+    "The same data with its batches on a device; pages go there batch by batch."
+    part = copy.copy(data)
+    part.device = torch.device(device)
+    return choose(part, data.rows)
+
 # %% ../../nbs/data/08_variable_sizes.ipynb #9a9e0b01
 class PageBatches:
     "What a learner asks of pages: which go together, and batches of them."
@@ -413,7 +448,7 @@ class VariableSizeDataset(PageBatches):
         files_list: Sequence | None = None,  # pictures of the folder, None = all
         sp_prob: float = 0.02,            # share of pixels that are salted or peppered
         perspective_p: float = 0.3,       # share of pages
-        perspective_distortion_scale: float = 0.08,  # twice the farthest that a corner moves, in pages
+        perspective_distortion_scale: float = 0.08,  # twice the farthest that a corner moves, as a share of the page's sides
         random_erasing_prob: float = 0.2,  # share of pages
         recompose_p: float = 0.0,         # share of pages that end with the rows of another of their size
         shift_p: float = 0.0,             # share of pages that are moved up or down
@@ -435,40 +470,6 @@ class VariableSizeDataset(PageBatches):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:  # (1, h, w) each, what `epoch` has of it
         noisy, clean = self.pair(index, self.epoch)
         return noisy[None], clean[None]
-
-# %% ../../nbs/data/08_variable_sizes.ipynb #d2dcb3bf
-def choose(
-    data: VariableSizeDataset,  # changed in place
-    rows: np.ndarray,           # of its pages
-) -> VariableSizeDataset:       # the same
-    "Makes a data set one of these pages."
-    data.rows, data.names = rows, [data.pages.names[row] for row in rows]
-    data.sizes = np.minimum(data.pages.sizes[rows], [data.max_height, np.iinfo(np.int64).max])  # (N, 2) after cropping
-    data.padded, data.alike = padded(data.sizes, data.size_step), np.unique(data.sizes, axis=0, return_inverse=True)[1].reshape(-1)  # pages of one size have one number
-    data.available = torch.ones(len(rows), 1, dtype=torch.bool, device=data.device)
-    numbers = {name: number for number, name in enumerate(data.label_names)}
-    labels = [[numbers.get(data.pages.labels[row], np.nan)] for row in rows] if numbers else None
-    data.attributes = None if labels is None else torch.tensor(labels, dtype=torch.float32, device=data.device).reshape(-1, 1)
-    return data
-
-
-def batches_by_size(
-    sizes: np.ndarray,  # (N, 2)
-    batch_size: int,    # at most
-) -> list[Tensor]:      # numbers, each once
-    "Pages of one size together, sizes in ascending order, pages in their own."
-    groups = np.unique(sizes, axis=0, return_inverse=True)[1].reshape(-1)
-    return [part for group in range(groups.max(initial=-1) + 1) for part in torch.from_numpy(np.flatnonzero(groups == group)).split(batch_size)]
-
-
-def bound_for(
-    data: VariableSizeDataset,
-    device: str | torch.device,  # such as "cpu" or "cuda"
-) -> VariableSizeDataset:
-    "The same data with its batches on a device; pages go there batch by batch."
-    part = copy.copy(data)
-    part.device = torch.device(device)
-    return choose(part, data.rows)
 
 # %% ../../nbs/data/08_variable_sizes.ipynb #52f41c16
 def row_alike(
@@ -607,7 +608,7 @@ class WireframesConfig(DataSection):
     sp_prob: Annotated[float, Field(ge=0, le=1)] = 0.02  # share of pixels that are salted or peppered, in half of the pages
     random_erasing_prob: Annotated[float, Field(ge=0, le=1)] = 0.2  # share of pages
     perspective_p: Annotated[float, Field(ge=0, le=1)] = 0.3  # share of pages
-    perspective_distortion_scale: Annotated[float, Field(ge=0, le=1)] = 0.08  # twice the farthest that a corner moves, in pages
+    perspective_distortion_scale: Annotated[float, Field(ge=0, le=1)] = 0.08  # twice the farthest that a corner moves, as a share of the page's sides
     recompose_p: Annotated[float, Field(ge=0, le=1)] = 0.0  # share of pages that end with the rows of another of their size
     shift_p: Annotated[float, Field(ge=0, le=1)] = 0.0  # share of pages that are moved up or down, by a twentieth of their height at most
     layers_p: Annotated[float, Field(ge=0, le=1)] = 0.0  # share of pages with further layers beneath them, which makes what is on them paler
@@ -621,7 +622,7 @@ class WireframesConfig(DataSection):
     image_size: ClassVar[tuple[None, None]] = (None, None)
     conditions: ClassVar[tuple[str, ...]] = ()
 
-# %% ../../nbs/data/08_variable_sizes.ipynb #59fed179
+# %% ../../nbs/data/08_variable_sizes.ipynb #8d70df90
 def read_labels(
     path: str | Path,  # CSV with a line of titles, then name and label
 ) -> dict[str, str]:
@@ -633,7 +634,7 @@ def read_labels(
     if short or len(rows) < 2: raise DataError(f"{path}: a table of labels should have a line of titles, then a name and a label on each (got {len(rows)} lines{f', line {short} is too short' if short else ''})")
     return {name.strip(): label.strip() for name, label, *_ in rows[1:]}
 
-
+# %% ../../nbs/data/08_variable_sizes.ipynb #59fed179
 def collected_pages(
     config: WireframesConfig,
 ) -> tuple[Pages, str]:  # with labels where there are any; where they come from

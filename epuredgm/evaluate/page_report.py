@@ -28,7 +28,7 @@ from .drawings import copying_scores
 from .pages import (
     PageFloors, blank_pages, common_size, label_silhouettes, layout_boxes, line_errors, line_masks, nearest_rows, neighbour_overlaps,
     page_ssim, pages_at, pages_together, relative_error, resized, same_label_share, without_lines, without_padding)
-from .report import NotMeasured, write_report
+from .report import NotMeasured, run_sections, write_report
 from .scores import mean_score, plain, statistic_score
 from ..train.run import encode_designs
 
@@ -290,16 +290,8 @@ def measured_parts(
     progress: bool = False,  # show a bar
 ) -> tuple[dict, dict, dict, dict]:  # metrics, figures, reasons for what was skipped, seconds
     "Every part that the run and its data allow."
-    from tqdm.auto import tqdm
-
-    metrics, figures, skipped, seconds = {}, {}, {}, {}
     problems = [problem for _, some in setting.layouts.values() for problem in some]  # a folder that isn't there is told at once
-    for name, part in tqdm(PAGE_PARTS.items(), desc="evaluate", disable=not progress):
-        started = time.monotonic()
-        try: metrics[name], drawn = part(setting)
-        except NotMeasured as reason: skipped[name] = str(reason)
-        else: figures |= drawn
-        seconds[name] = round(time.monotonic() - started, 2)
+    metrics, figures, skipped, seconds = run_sections(setting, PAGE_PARTS, progress)
     if problems: skipped["trees"] = f"{len(problems)} files can't be used, the first: {problems[0]}"
     return {"pages": metrics}, figures, skipped, seconds
 

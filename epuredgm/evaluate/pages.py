@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..blocks.principal_components import resampled
 from ..core.errors import EpureError
 from ..core.seeds import generator as make_generator
 from ..core.spec import DesignSpec
@@ -42,7 +43,7 @@ def resized(
 ) -> Tensor:               # (*size)
     "The page at another size: means over areas where it gets smaller, bilinear where it gets larger."
     if tuple(page.shape) == tuple(size): return page
-    return F.interpolate(page[None, None].float(), tuple(size), mode="bilinear", align_corners=False, antialias=True)[0, 0].clamp(0, 1)
+    return resampled(page[None, None].float(), size)[0, 0].clamp(0, 1)
 
 # %% ../../nbs/evaluate/13_pages.ipynb #ea3e352b
 PAGE_PIXELS = 2**22  # of pages that are looked at together

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FOREIGN_WEIGHTS', 'run_and_checkpoint', 'open_vae', 'prepared_as', 'check_fits', 'target_table', 'encode_means',
            'LatentTable', 'HeadData', 'with_targets', 'head_data', 'Ridge', 'fit_ridge', 'build_head',
-           'write_head_facts', 'HeadRun', 'train_head', 'load_head', 'regression_errors', 'regression_scores',
+           'write_head_facts', 'HeadRun', 'load_head', 'train_head', 'regression_errors', 'regression_scores',
            'head_designs', 'head_predictions', 'evaluate_head', 'regression_table', 'principal_axes', 'pixel_ridge',
            'predict_designs', 'head_configuration', 'open_head']
 
@@ -57,8 +57,8 @@ def run_and_checkpoint(
     if path.suffix in FOREIGN_WEIGHTS:
         what = "holds the weights of another program" if path.exists() else "is not there, and its name is that of another program's weights"
         raise RunError(f"{key}: {path} {what}: {expected}")
-    beside = [str(other) for other in path.parent.iterdir()] if path.parent.is_dir() else []
-    what = "is no run" if path.exists() else f"is not there{near_miss(str(path), beside)}"
+    beside = [other.name for other in path.parent.iterdir() if other.is_dir() and not other.name.startswith(".")] if path.parent.is_dir() else []
+    what = "is no run" if path.exists() else f"is not there{near_miss(path.name, beside)}"
     raise RunError(f"{key}: {path} {what}: {expected}")
 
 # %% ../../nbs/evaluate/12_regression.ipynb #23dde55a
@@ -308,6 +308,32 @@ class HeadRun:
         "The targets of pictures in their own units."
         return self.model(x.to(self.device), None if available is None else available.to(self.device)).cpu()
 
+# %% ../../nbs/evaluate/12_regression.ipynb #4d8d0b23
+def load_head(
+    path: str | Path,                     # a head's run folder
+    checkpoint: str | int | Path = "best",  # "best", "latest", a step, or a checkpoint's folder
+    device: str | torch.device | None = None,  # None: the accelerator if there is one
+    vae: Run | None = None,               # None: opened from where the head was trained
+) -> HeadRun:
+    "The head in a folder, on its encoder; raises RunError where there is none, or where its VAE is another one now."
+    folder = RunFolder.open(path)
+    config = load_config(folder.path / "config.yaml")
+    if config.model.type != "regression_head":
+        raise RunError(f"{folder.path} is a run of {config.model.type} where a regression head was expected: train one with epuredgm regress train")
+    design, device = folder.read_json("design.json"), resolve_device("auto" if device is None else str(device))
+    if vae is None: vae = open_vae(config.model.vae, device)
+    if weights_digest(vae.model) != design["vae"]["sha256"]:
+        raise RunError(f"{vae.path}: the weights of this VAE are not those that the head in {folder.path} was trained on (their SHA-256 differs): "
+                       "restore it, or train the head again")
+    statistics = check_target_statistics(folder.read_json("target_norm_stats.json"), config.model.targets, str(folder.path / "target_norm_stats.json"))
+    saved = load_chosen(folder.path / "checkpoints", checkpoint)
+    model = build_head(config, vae, design["latent_dim"], statistics)
+    restore(model, saved.models.get("ema", saved.models["model"]), saved.path)
+    try: ridge = Ridge(**decode_state((folder.path / "baselines.pt").read_bytes()))
+    except OSError: raise RunError(f"{folder.path} holds no baselines.pt, it is another run or an unfinished one") from None
+    vae.device = device
+    return HeadRun(folder.path, config, model.to(device).eval(), vae, ridge, saved.step, device=device)
+
 # %% ../../nbs/evaluate/12_regression.ipynb #7e816ec0
 def train_head(
     config: Config,           # whose model is a regression_head
@@ -335,32 +361,6 @@ def train_head(
     run = load_head(folder.path, "best" if best else "latest", vae=vae)
     run.data, run.outcome = data.splits, outcome
     return run
-
-# %% ../../nbs/evaluate/12_regression.ipynb #4d8d0b23
-def load_head(
-    path: str | Path,                     # a head's run folder
-    checkpoint: str | int | Path = "best",  # "best", "latest", a step, or a checkpoint's folder
-    device: str | torch.device | None = None,  # None: the accelerator if there is one
-    vae: Run | None = None,               # None: opened from where the head was trained
-) -> HeadRun:
-    "The head in a folder, on its encoder; raises RunError where there is none, or where its VAE is another one now."
-    folder = RunFolder.open(path)
-    config = load_config(folder.path / "config.yaml")
-    if config.model.type != "regression_head":
-        raise RunError(f"{folder.path} is a run of {config.model.type} where a regression head was expected: train one with epuredgm regress train")
-    design, device = folder.read_json("design.json"), resolve_device("auto" if device is None else str(device))
-    if vae is None: vae = open_vae(config.model.vae, device)
-    if weights_digest(vae.model) != design["vae"]["sha256"]:
-        raise RunError(f"{vae.path}: the weights of this VAE are not those that the head in {folder.path} was trained on (their SHA-256 differs): "
-                       "restore it, or train the head again")
-    statistics = check_target_statistics(folder.read_json("target_norm_stats.json"), config.model.targets, str(folder.path / "target_norm_stats.json"))
-    saved = load_chosen(folder.path / "checkpoints", checkpoint)
-    model = build_head(config, vae, design["latent_dim"], statistics)
-    restore(model, saved.models.get("ema", saved.models["model"]), saved.path)
-    try: ridge = Ridge(**decode_state((folder.path / "baselines.pt").read_bytes()))
-    except OSError: raise RunError(f"{folder.path} holds no baselines.pt, it is another run or an unfinished one") from None
-    vae.device = device
-    return HeadRun(folder.path, config, model.to(device).eval(), vae, ridge, saved.step, device=device)
 
 # %% ../../nbs/evaluate/12_regression.ipynb #c5692532
 def regression_errors(

@@ -277,8 +277,6 @@ def coherence_section(
     scores = geometry_scores(run, readout, designs, samples, setting.seed, setting.batch_size)
     return scores, {"coherence": geometry_figure({"agreement of completions": scores})}
 
-
-
 # %% ../../nbs/evaluate/05_report.ipynb #2fcbbbd4
 def score_rows(
     metrics: dict,               # nested, of scores as plain dictionaries
@@ -382,27 +380,28 @@ def page(
     return file.getvalue()
 
 # %% ../../nbs/evaluate/05_report.ipynb #bae37b5e
-SECTIONS: dict[str, Callable[[Setting], tuple[dict, dict]]] = {
-    "reconstruction": reconstruction_section, "latents": latents_section, "disentanglement": disentanglement_section, "conditions": conditions_section,
-    "completion": completion_section, "drawings": drawings_section, "coherence": coherence_section,
-}
-
-
 def run_sections(
-    setting: Setting,
+    setting: object,         # what each section is given
+    sections: dict[str, Callable[[object], tuple[dict, dict]]],  # name → a function that returns scores and figures by name, or raises NotMeasured
     progress: bool = False,  # show a bar
 ) -> tuple[dict, dict, dict, dict]:  # metrics, figures, reasons for what was skipped, seconds; by section (figures by name)
     "Every section that the run and its data allow."
     from tqdm.auto import tqdm
 
     metrics, figures, skipped, seconds = {}, {}, {}, {}
-    for name, section in tqdm(SECTIONS.items(), desc="evaluate", disable=not progress):
+    for name, section in tqdm(sections.items(), desc="evaluate", disable=not progress):
         started = time.monotonic()
         try: metrics[name], drawn = section(setting)
         except NotMeasured as reason: skipped[name] = str(reason)
         else: figures |= drawn
         seconds[name] = round(time.monotonic() - started, 2)
     return metrics, figures, skipped, seconds
+
+
+SECTIONS: dict[str, Callable[[Setting], tuple[dict, dict]]] = {
+    "reconstruction": reconstruction_section, "latents": latents_section, "disentanglement": disentanglement_section, "conditions": conditions_section,
+    "completion": completion_section, "drawings": drawings_section, "coherence": coherence_section,
+}
 
 # %% ../../nbs/evaluate/05_report.ipynb #298417ae
 def write_report(
@@ -454,8 +453,6 @@ def judges(
     network = feature_network(features)
     return classifiers, network, note | ({"features": network.note} if network.note else {})
 
-
-
 # %% ../../nbs/evaluate/05_report.ipynb #fe784562
 def evaluate(
     run,                                 # a run, or the folder of one
@@ -482,7 +479,7 @@ def evaluate(
     baseline = mean_picture(run.data.train)
     setting = Setting(run, designs, baseline, samples, seed, completions, batch_size,
                       known_ceiling(designs, baseline, completions), mirror, judge, network)
-    metrics, figures, skipped, seconds = run_sections(setting, progress)
+    metrics, figures, skipped, seconds = run_sections(setting, SECTIONS, progress)
     given = "held-out split of " + run.data.source if data is None else "designs given" if isinstance(data, Designs) else str(data)
     report = plain({
         "title": f"{Path(run.path).name}, step {run.step}, {len(designs)} designs: {given}", "run": str(run.path), "step": run.step, "data": given,

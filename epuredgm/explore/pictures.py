@@ -18,12 +18,12 @@ if TYPE_CHECKING: from matplotlib.figure import Figure
 
 # %% auto #0
 __all__ = ['OPACITY', 'PALETTE', 'BELOW', 'ABOVE', 'NOT_A_NUMBER', 'FRAME', 'TEXT', 'Mirror', 'SIDE', 'MARGIN', 'GAP', 'LINE',
-           'as_floats', 'component_arrays', 'rgb', 'inks', 'print_inks', 'mirrored', 'component_pictures', 'is_drawing',
+           'as_floats', 'component_arrays', 'rgb', 'inks', 'print_inks', 'mirrored', 'is_drawing', 'component_pictures',
            'colour', 'side_by_side', 'to_uint8', 'difference', 'Note', 'text_width', 'component_notes',
-           'difference_note', 'Layout', 'flow', 'lines', 'lay_out', 'blank_figure', 'png', 'pixels_of', 'sheet',
-           'paint', 'write', 'grid', 'contact_sheet', 'component_sheet', 'triplet_array', 'triplets', 'uncertainty',
-           'hatching', 'observed_pixels', 'observed_pictures', 'framed', 'observed_strip', 'completion_sheet',
-           'observed_strips', 'completion_notes', 'is_class', 'scatter_measures', 'scatter_classes', 'draw_points']
+           'difference_note', 'Layout', 'flow', 'lines', 'lay_out', 'blank_figure', 'png', 'pixels_of', 'paint',
+           'write', 'sheet', 'grid', 'contact_sheet', 'component_sheet', 'triplet_array', 'triplets', 'uncertainty',
+           'hatching', 'observed_pixels', 'observed_pictures', 'framed', 'observed_strip', 'observed_strips',
+           'completion_notes', 'completion_sheet', 'is_class', 'scatter_measures', 'scatter_classes', 'draw_points']
 
 # %% ../../nbs/explore/00_pictures.ipynb #56be2031
 def as_floats(
@@ -77,7 +77,7 @@ def print_inks(
     for c, ink in enumerate(colours): light *= 1 - strength[:, c, ..., None]*(1 - ink)
     return np.where(np.isnan(light), rgb(NOT_A_NUMBER), light).astype(np.float32)
 
-# %% ../../nbs/explore/00_pictures.ipynb #8a9e26d5
+# %% ../../nbs/explore/00_pictures.ipynb #11011af3
 Mirror = Literal["left", "right", False, None]
 
 def mirrored(
@@ -91,6 +91,13 @@ def mirrored(
     halves = [pictures[..., ::-1, :], pictures]
     return np.concatenate(halves if mirror == "left" else halves[::-1], axis=-2)
 
+# %% ../../nbs/explore/00_pictures.ipynb #8a9e26d5
+def is_drawing(
+    spec:DesignSpec,
+) -> bool:
+    "Whether designs are drawn in inks: several components of one channel."
+    return spec.n_components > 1 and spec.channels == 1
+
 def component_pictures(
     x:Tensor|np.ndarray,    # (B, planes, H, W) in [0, 1]
     spec:DesignSpec,
@@ -103,12 +110,6 @@ def component_pictures(
         pictures = np.broadcast_to(np.moveaxis(x, 2, -1), (*x.shape[:2], *x.shape[3:], 3))
         pictures = np.where(np.isnan(pictures).any(-1, keepdims=True), rgb(NOT_A_NUMBER), pictures).astype(np.float32)
     return mirrored(pictures, mirror)
-
-def is_drawing(
-    spec:DesignSpec,
-) -> bool:
-    "Whether designs are drawn in inks: several components of one channel."
-    return spec.n_components > 1 and spec.channels == 1
 
 # %% ../../nbs/explore/00_pictures.ipynb #c00b8211
 def colour(
@@ -275,26 +276,6 @@ def pixels_of(
     canvas.draw()
     return np.array(canvas.buffer_rgba())[..., :3]
 
-# %% ../../nbs/explore/00_pictures.ipynb #0b596cb0
-def sheet(
-    tiles:np.ndarray,               # (rows, columns, H, W, 3) in [0, 1]; NaN: no tile
-    heading:str="",  # over the sheet, empty = none
-    columns:Sequence[str]=(),       # titles over the columns
-    rows:Sequence[str]=(),          # titles left of the rows
-    captions:Sequence[str]=(),      # under each tile, row by row
-    notes:Sequence[Note]=(),        # what the colours mean
-    zoom:int|None=None,             # screen pixels a pixel of a design; None: chosen
-    strips:dict[tuple[int, int], np.ndarray]={},    # (h, w, 3) in screen pixels, under the tile in (row, column)
-) -> "Figure":
-    "A grid of pictures, its words and its explanation."
-    words = dict(heading=[heading][:bool(heading)], columns=columns, rows=rows, captions=captions)
-    layout = lay_out(tiles, zoom, words, notes, list(strips.values()))
-    figure = blank_figure(layout.size[1], layout.size[0])
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, layout.size[1]), ylim=(layout.size[0], 0)); axes.axis("off")
-    axes.imshow(paint(tiles, layout, notes, strips), extent=(0, layout.size[1], layout.size[0], 0), interpolation="nearest", aspect="auto")
-    write(axes, layout, words, notes)
-    return figure
-
 # %% ../../nbs/explore/00_pictures.ipynb #0f5415ea
 def paint(
     tiles:np.ndarray,       # (rows, columns, H, W, 3)
@@ -336,6 +317,26 @@ def write(
     for k, caption in enumerate(words["captions"]):
         y, x = layout.corner(*divmod(k, layout.columns)); put(x + middle, y + high + 14, caption)
     for (x, y), note in zip(layout.notes, notes): put(x + note.swatch.shape[1] + 6, y + 9, note.words, "left")
+
+# %% ../../nbs/explore/00_pictures.ipynb #0b596cb0
+def sheet(
+    tiles:np.ndarray,               # (rows, columns, H, W, 3) in [0, 1]; NaN: no tile
+    heading:str="",  # over the sheet, empty = none
+    columns:Sequence[str]=(),       # titles over the columns
+    rows:Sequence[str]=(),          # titles left of the rows
+    captions:Sequence[str]=(),      # under each tile, row by row
+    notes:Sequence[Note]=(),        # what the colours mean
+    zoom:int|None=None,             # screen pixels a pixel of a design; None: chosen
+    strips:dict[tuple[int, int], np.ndarray]={},    # (h, w, 3) in screen pixels, under the tile in (row, column)
+) -> "Figure":
+    "A grid of pictures, its words and its explanation."
+    words = dict(heading=[heading][:bool(heading)], columns=columns, rows=rows, captions=captions)
+    layout = lay_out(tiles, zoom, words, notes, list(strips.values()))
+    figure = blank_figure(layout.size[1], layout.size[0])
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, layout.size[1]), ylim=(layout.size[0], 0)); axes.axis("off")
+    axes.imshow(paint(tiles, layout, notes, strips), extent=(0, layout.size[1], layout.size[0], 0), interpolation="nearest", aspect="auto")
+    write(axes, layout, words, notes)
+    return figure
 
 # %% ../../nbs/explore/00_pictures.ipynb #56acbc2c
 def grid(
@@ -477,6 +478,29 @@ def observed_strip(
     swatches = [np.pad(framed(ink, not shown), ((0, 0), (0, 3), (0, 0)), constant_values=1) for ink, shown in zip(inks(spec), observed)]
     return np.concatenate(swatches, 1)
 
+# %% ../../nbs/explore/00_pictures.ipynb #48adbc6c
+def observed_strips(
+    x:Tensor|np.ndarray,            # (B, planes, H, W)
+    observed:Tensor|np.ndarray,     # (B, C) or (B, C, H, W) bool
+    spec:DesignSpec,
+) -> dict[tuple[int, int], np.ndarray]:     # (row, 0) → swatches; none for pictures shown as they are
+    "The swatches under the first column of a sheet."
+    if not is_drawing(spec): return {}
+    present = observed_pixels(observed, component_arrays(x, spec).shape).any((2, 3))
+    return {(b, 0): observed_strip(row, spec) for b, row in enumerate(present)}
+
+# %% ../../nbs/explore/00_pictures.ipynb #6ba5faff
+def completion_notes(
+    spec:DesignSpec,
+    scale:float,    # the standard deviation that takes the full ink
+    n:int,          # completions
+) -> list[Note]:
+    "What the colours of a sheet of completions mean."
+    ramp = print_inks(np.tile(np.linspace(0, 1, 41), (1, 1, SIDE, 1)), np.zeros((1, 3)))[0]
+    notes = component_notes(spec)
+    if is_drawing(spec): notes.append(Note("hatched: missing", framed(rgb("#888888"), missing=True)))
+    return notes + [Note(f"standard deviation: full ink at {scale:g}", ramp)]*(n > 1)
+
 # %% ../../nbs/explore/00_pictures.ipynb #97cd2d29
 def completion_sheet(
     x:Tensor|np.ndarray,            # (B, planes, H, W), the truth
@@ -503,28 +527,6 @@ def completion_sheet(
     strips = observed_strips(x, observed, spec)
     return sheet(np.stack(list(tiles.values()), 1), heading, list(tiles), [str(title) for title in titles or ()],
                  notes=completion_notes(spec, scale, len(completions)), zoom=zoom, strips=strips)
-
-def observed_strips(
-    x:Tensor|np.ndarray,            # (B, planes, H, W)
-    observed:Tensor|np.ndarray,     # (B, C) or (B, C, H, W) bool
-    spec:DesignSpec,
-) -> dict[tuple[int, int], np.ndarray]:     # (row, 0) → swatches; none for pictures shown as they are
-    "The swatches under the first column of a sheet."
-    if not is_drawing(spec): return {}
-    present = observed_pixels(observed, component_arrays(x, spec).shape).any((2, 3))
-    return {(b, 0): observed_strip(row, spec) for b, row in enumerate(present)}
-
-# %% ../../nbs/explore/00_pictures.ipynb #6ba5faff
-def completion_notes(
-    spec:DesignSpec,
-    scale:float,    # the standard deviation that takes the full ink
-    n:int,          # completions
-) -> list[Note]:
-    "What the colours of a sheet of completions mean."
-    ramp = print_inks(np.tile(np.linspace(0, 1, 41), (1, 1, SIDE, 1)), np.zeros((1, 3)))[0]
-    notes = component_notes(spec)
-    if is_drawing(spec): notes.append(Note("hatched: missing", framed(rgb("#888888"), missing=True)))
-    return notes + [Note(f"standard deviation: full ink at {scale:g}", ramp)]*(n > 1)
 
 # %% ../../nbs/explore/00_pictures.ipynb #dd0fc880
 def is_class(
