@@ -38,7 +38,7 @@ from ..core.runs import atomic_write
 from ..core.seeds import generator
 from ..core.spec import DesignSpec
 from .cache import default_cache_dir
-from .decoding import PictureError, png_header
+from .decoding import PictureError, png_header, refuse_kind
 from .designs import Batch, Splits, as_greys, positions
 from .layout_trees import LayoutTree, paint_page, read_tree
 from .pages import make_pages
@@ -233,7 +233,7 @@ def page_files(
     folder = Path(folder).expanduser()
     make = "make pictures of layout trees by: epuredgm wireframes render FOLDER --out " + str(folder)
     if not folder.is_dir(): raise DataError(f"{folder}: {'this is a file' if folder.exists() else 'there is no such folder'}, {make}")
-    found = [path for path in sorted(folder.rglob("*.png")) if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    found = [path for path in sorted(folder.rglob("*.[pP][nN][gG]")) if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
     linear = [path for path in found if path.stem.endswith("_linear")]
     pages = linear or [path for path in found if not path.stem.endswith("_visu")]
     if not pages: raise DataError(f"{folder}: there are no PNG pictures of pages here, {make}")
@@ -247,9 +247,13 @@ def read_page_picture(
     "A page's picture, or a `DataError` that names the file."
     try:
         data = path.read_bytes()
-        width, height, *_ = png_header(data)
+        width, height, bits, colour, *_ = png_header(data)
         if width * height > 2**27: raise PictureError(f"has {width}×{height} pixels, more than a page has: make it smaller")
+        if bits == 16: refuse_kind(width, height, bits, colour)  # Pillow would cut what is lighter than 255 of 65535
         image = Image.open(BytesIO(data), formats=("PNG",))
+        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+            if image.convert("RGBA").getextrema()[3][0] < 255:
+                raise PictureError("is transparent in places: flatten it onto its background, or what is hidden would be seen")
         return shrunk(image if image.mode == "L" else image.convert("L"), scale)
     except PictureError as error: raise DataError(f"{path} {error}") from None
     except (OSError, ValueError, SyntaxError) as error: raise DataError(f"{path} can't be read ({error}): copy or write it again") from None
@@ -632,14 +636,20 @@ def read_labels(
     except (OSError, ValueError, csv.Error) as error: raise DataError(f"{path}: this table of labels can't be read ({error}), give a CSV file of names and labels") from None
     short = next((number for number, row in enumerate(rows, 1) if len(row) < 2), None)
     if short or len(rows) < 2: raise DataError(f"{path}: a table of labels should have a line of titles, then a name and a label on each (got {len(rows)} lines{f', line {short} is too short' if short else ''})")
-    return {name.strip(): label.strip() for name, label, *_ in rows[1:]}
+    table = {}
+    for number, (name, label, *_) in enumerate(rows[1:], 2):
+        if table.setdefault(name.strip(), label.strip()) != label.strip():
+            raise DataError(f"{path}: row {number} calls {name.strip()} {label.strip()!r} and an earlier one calls it {table[name.strip()]!r}, keep one of them")
+    return table
 
-# %% ../../nbs/data/08_variable_sizes.ipynb #59fed179
+# %% ../../nbs/data/08_variable_sizes.ipynb #96ab1896
 def collected_pages(
     config: WireframesConfig,
 ) -> tuple[Pages, str]:  # with labels where there are any; where they come from
     "The pages of a configuration."
     if config.data_dir is None:
+        given = [name for name in ("labels", "trees") if getattr(config, name) is not None]
+        if given: raise DataError(f"{listing([f'data.{name}' for name in given])} belongs to pages of a folder, and data.data_dir is not given: generated pages bring their own, so set data.data_dir or leave it out")
         made = make_pages(config.n, config.seed)
         pages = pages_from([paint_page(tree) for _, tree in made], [f"{number:05}" for number in range(config.n)], [name for name, _ in made], config.scale)
         return replace(pages, tree=lambda number: made[number][1]), f"generated pages, seed {config.seed}"
@@ -648,6 +658,7 @@ def collected_pages(
     if config.labels is None: return pages, f"pages of {config.data_dir}"
     table = read_labels(config.labels)
     labels = [table.get(name, table.get(name.rpartition("/")[2], "")) for name in pages.names]
+    if not any(table.values()): raise DataError(f"{config.labels}: all of its {len(table)} labels are empty, fill in some of them or leave data.labels out")
     if not any(labels): raise DataError(f"{config.labels}: none of its {len(table)} names is a page of {config.data_dir} (a page's name is such as {pages.names[0]})")
     return replace(pages, labels=labels), f"pages of {config.data_dir}, {sum(map(bool, labels))} with a label"
 
@@ -662,7 +673,7 @@ def build_wireframes(
     if len(pages) < 2: raise DataError(f"two pages are needed, one to train on and one to hold out (got {len(pages)} {source})")
     groups = near_duplicate_groups(pages.thumbnails, config.near_duplicates)
     out = held_out(groups, config.valid_ratio, config.seed)
-    if not out.any(): raise DataError(f"the {len(pages)} {source} are all near-duplicates of each other, so none can be held out: lower data.near_duplicates (now {config.near_duplicates:g})")
+    if not out.any(): raise DataError(f"the {len(pages)} {source} are all near-duplicates of each other, so none can be held out{f': lower data.near_duplicates (now {config.near_duplicates:g})' if config.near_duplicates else ', to the last pixel of their thumbnails'}")
     common = {"max_height": config.max_height, "seed": config.seed, "size_step": config.size_step, "workers": config.num_workers}
     names = ("noise_level", "augment", "sp_prob", "perspective_p", "perspective_distortion_scale", "random_erasing_prob", "recompose_p", "shift_p", "layers_p")
     train = VariableSizeDataset(pages, **{name: getattr(config, name) for name in names}, **common).subset(~out)
