@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['INITIAL_LOGVAR', 'PIXELS_AT_ONCE', 'grid_features', 'Encoder', 'Decoder', 'evidence_terms', 'BetaVAEConfig',
            'draw_shown', 'kl_between', 'posteriors', 'DrawnTerms', 'weighed_terms', 'reconstruction_terms',
-           'drawn_terms', 'CodingModel', 'LatentModel', 'PixelModel', 'SubsetModel', 'BetaVAE', 'collapse_notes',
+           'drawn_terms', 'collapse_notes', 'CodingModel', 'LatentModel', 'PixelModel', 'SubsetModel', 'BetaVAE',
            'build_beta_vae']
 
 # %% ../../nbs/models/01_beta_vae.ipynb #a8cba5ea
@@ -258,6 +258,18 @@ def drawn_terms(
     kl, z = posterior.kl(), posterior.sample(generator)
     return DrawnTerms(z, kl, matching, *reconstruction_terms(model, z, kl, batch, batch.available, keep))
 
+# %% ../../nbs/models/01_beta_vae.ipynb #a6acc31a
+def collapse_notes(
+    config: BetaVAEConfig,
+) -> list[str]:  # empty where nothing bounds the KL
+    "What bounds the nats that a latent can be worth."
+    if config.reduction == "sum" or config.beta == 0 or config.likelihood != "gaussian":
+        return []
+    return [
+        f"reduction: mean lets the latent carry at most {1 / (4 * config.beta):.3g} nats at beta {config.beta:g}, "
+        "so the posterior collapses; use reduction: sum"
+    ]
+
 # %% ../../nbs/models/01_beta_vae.ipynb #d6ffef96
 class CodingModel(GenerativeModel):
     "Latents of designs and pictures of latents, by an `encoder`, a `decoder` and a `likelihood` around one vector a design."
@@ -400,19 +412,7 @@ class BetaVAE(SubsetModel):
         "See `drawn_terms`."
         return drawn_terms(self, batch, observed, keep, generator)
 
-# %% ../../nbs/models/01_beta_vae.ipynb #a6acc31a
-def collapse_notes(
-    config: BetaVAEConfig,
-) -> list[str]:  # empty where nothing bounds the KL
-    "What bounds the nats that a latent can be worth."
-    if config.reduction == "sum" or config.beta == 0 or config.likelihood != "gaussian":
-        return []
-    return [
-        f"reduction: mean lets the latent carry at most {1 / (4 * config.beta):.3g} nats at beta {config.beta:g}, "
-        "so the posterior collapses; use reduction: sum"
-    ]
 
-# %% ../../nbs/models/01_beta_vae.ipynb #01a0284d
 @models.register("beta_vae", config=BetaVAEConfig, aliases=("vae",))
 def build_beta_vae(
     section: BetaVAEConfig,  # the `model` section of a configuration

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['INITIAL_RAW_VARIANCE', 'POSTERIORS', 'ComponentEncoders', 'ComponentDecoders', 'FieldPrior', 'GMRFMVAEConfig',
            'network_belief', 'field_looks', 'field_belief', 'network_distance', 'field_distance', 'Posterior',
-           'field_terms', 'components_of', 'GMRFMVAE', 'build_gmrf_mvae', 'MixtureOfFields']
+           'components_of', 'field_terms', 'GMRFMVAE', 'build_gmrf_mvae', 'MixtureOfFields']
 
 # %% ../../nbs/models/02_gmrf_mvae.ipynb #041acfd5
 from collections.abc import Callable
@@ -30,6 +30,9 @@ from .beta_vae import Decoder, DrawnTerms, LatentModel, SubsetModel, grid_featur
 from .contract import GenerativeModel
 
 # %% ../../nbs/models/02_gmrf_mvae.ipynb #030312e4
+INITIAL_RAW_VARIANCE = -4.0  # posteriors begin narrow, so that the decoders hear something
+
+
 class ComponentEncoders(nn.Module):
     "From partly observed components to what each says of its own latents."
 
@@ -73,9 +76,6 @@ class ComponentEncoders(nn.Module):
         return self.heads[network](self.trunks[network](h).flatten(1))
 
 # %% ../../nbs/models/02_gmrf_mvae.ipynb #ddcfb9fc
-INITIAL_RAW_VARIANCE = -4.0  # posteriors begin narrow, so that the decoders hear something
-
-
 class ComponentDecoders(nn.Module):
     "From the latents of each component, and the condition, to its outputs."
 
@@ -235,6 +235,13 @@ class Posterior(NamedTuple):
 
 POSTERIORS = {"network": Posterior(network_belief, network_distance), "field": Posterior(field_belief, field_distance)}
 
+# %% ../../nbs/models/02_gmrf_mvae.ipynb #0bfa5955
+def components_of(
+    observed: Tensor,  # (B, C) or (B, C, H, W) bool
+) -> Tensor:  # (B, C) bool
+    "The components of which anything is visible."
+    return observed if observed.dim() == 2 else observed.flatten(2).any(2)
+
 # %% ../../nbs/models/02_gmrf_mvae.ipynb #24769bf6
 def field_terms(
     model: GenerativeModel,  # a GMRFMVAE
@@ -260,13 +267,6 @@ def field_terms(
             z = conditional(prior, subset, z).sample(generator)
     counted = subset if objective == "marginal" else batch.available
     return DrawnTerms(z, kl, matching, *reconstruction_terms(model, z, kl, batch, counted, keep))
-
-
-def components_of(
-    observed: Tensor,  # (B, C) or (B, C, H, W) bool
-) -> Tensor:  # (B, C) bool
-    "The components of which anything is visible."
-    return observed if observed.dim() == 2 else observed.flatten(2).any(2)
 
 # %% ../../nbs/models/02_gmrf_mvae.ipynb #bf67a2c2
 class GMRFMVAE(SubsetModel):

@@ -6,9 +6,9 @@
 __all__ = ['BUDGETS', 'REASONS', 'resolve_device', 'processor_flags', 'resolve_precision', 'Arithmetic', 'Processes', 'Order',
            'Span', 'count_out', 'span_at', 'Noise', 'rate_factor', 'Plateau', 'Selection', 'build_optimizer',
            'gather_gradients', 'PhaseStep', 'WeightAverage', 'Reading', 'Pending', 'StopRequest', 'mean_terms',
-           'Position', 'EpochSoFar', 'Outcome', 'Standing', 'Updates', 'Telling', 'Validation', 'Pictures',
-           'LatentPictures', 'Saving', 'Loading', 'Resuming', 'Learner', 'set_up', 'why_finished', 'why_stop',
-           'checkpoint_due', 'train_epoch', 'end_stage', 'finish_epoch', 'begin', 'bar_seconds', 'fit']
+           'Position', 'EpochSoFar', 'Outcome', 'Standing', 'set_up', 'Updates', 'Telling', 'Validation', 'Pictures',
+           'LatentPictures', 'Saving', 'Loading', 'Resuming', 'Learner', 'begin', 'why_finished', 'why_stop',
+           'checkpoint_due', 'train_epoch', 'end_stage', 'finish_epoch', 'bar_seconds', 'fit']
 
 # %% ../../nbs/train/02_learner.ipynb #3ddbe87e
 import contextlib
@@ -537,6 +537,26 @@ class Standing:
         scheduled = rate_factor(self.position.step - self.span.first_step, self.training.scheduler, self.training.lr_warmup_steps, self.span.steps)
         return self.plateau.factor * scheduled * (self.span.lr / self.training.lr)
 
+# %% ../../nbs/train/02_learner.ipynb #b8ba086a
+def set_up(
+    learner: Standing,  # with its training, device, processes and spans
+    model: nn.Module,  # on the device
+) -> None:
+    "Everything that has a state, in the state of the beginning."
+    training, device = learner.training, learner.device
+    learner.model = model.to(memory_format=torch.channels_last) if training.channels_last else model
+    learner.arithmetic = Arithmetic(resolve_precision(training.precision, device), device)
+    phases = model.phases()
+    learner.steps = [PhaseStep(phase, training, learner.arithmetic, learner.processes, len(phases) == 1) for phase in phases]
+    learner.average = WeightAverage(model, training.ema_decay) if training.ema_decay is not None else None
+    # The networks are compiled, not the losses: schedules are Python numbers, and each new one would compile them again.
+    for network in model.children() if training.compile else (): network.compile()
+    learner.noise, learner.pending, learner.stop = Noise(device), Pending(learner.processes), StopRequest()
+    learner.position, learner.so_far = Position(), EpochSoFar()
+    learner.selection, learner.plateau, learner.collapsed, learner.shown = Selection(), Plateau(), False, {}
+    learner.saved = learner.epoch_started = learner.started = time.monotonic()
+    learner.enter_stage()
+
 # %% ../../nbs/train/02_learner.ipynb #834c7ff9
 class Updates(Standing):
     "Batches in, weights moved."
@@ -814,25 +834,26 @@ class Learner(Updates, Telling, Validation, Pictures, LatentPictures, Resuming):
         "Trains to the end, or to a reason to stop; what the signals SIGINT and SIGTERM do comes after the checkpoint."
         return fit(self, resume)
 
-# %% ../../nbs/train/02_learner.ipynb #b8ba086a
-def set_up(
+# %% ../../nbs/train/02_learner.ipynb #2871cfdd
+def begin(
     learner: Learner,
-    model: nn.Module,  # on the device
+    resume: bool,  # from the latest checkpoint
 ) -> None:
-    "Everything that has a state, in the state of the beginning."
-    training, device = learner.training, learner.device
-    learner.model = model.to(memory_format=torch.channels_last) if training.channels_last else model
-    learner.arithmetic = Arithmetic(resolve_precision(training.precision, device), device)
-    phases = model.phases()
-    learner.steps = [PhaseStep(phase, training, learner.arithmetic, learner.processes, len(phases) == 1) for phase in phases]
-    learner.average = WeightAverage(model, training.ema_decay) if training.ema_decay is not None else None
-    # The networks are compiled, not the losses: schedules are Python numbers, and each new one would compile them again.
-    for network in model.children() if training.compile else (): network.compile()
-    learner.noise, learner.pending, learner.stop = Noise(device), Pending(learner.processes), StopRequest()
-    learner.position, learner.so_far = Position(), EpochSoFar()
-    learner.selection, learner.plateau, learner.collapsed, learner.shown = Selection(), Plateau(), False, {}
-    learner.saved = learner.epoch_started = learner.started = time.monotonic()
-    learner.enter_stage()
+    "Goes back to the checkpoint, starts the trackers, says what will be trained."
+    if resume: learner.resume()
+    elif list_checkpoints(learner.folder):
+        raise RunError(f"{learner.run.path} holds checkpoints of an earlier training: resume it, or choose another run_dir")
+    learner.started = learner.saved = time.monotonic()
+    facts = {"device": str(learner.device), "precision": learner.arithmetic.precision, "processes": learner.processes.world,
+             "threads": torch.get_num_threads()}
+    if learner.processes.main:
+        environment = learner.run.path / "environment.json"
+        known = json.loads(environment.read_text()) if environment.exists() else {}
+        learner.run.write_json("environment.json", known | {"training": facts})
+    learner.trackers.start(learner.run, learner.config, learner.position.step)
+    learner.say(learner.model.summary())
+    learner.say(f"{len(learner.train)} designs to train on, {len(learner.valid)} to validate on; {learner.order.batches} batches an epoch; "
+                f"{facts['device']}, {facts['precision']}" + (f"; from step {learner.position.step}" if learner.position.step else ""))
 
 # %% ../../nbs/train/02_learner.ipynb #a94bdde5
 BUDGETS = ("max_steps", "max_minutes")
@@ -928,27 +949,6 @@ def finish_epoch(learner: Learner) -> str | None:  # the reason of a stop
     if epoch == learner.span.stop and not learner.span.last: end_stage(learner)
     if best or reason or epoch % learner.training.check_every == 0: learner.checkpoint(best)
     return reason
-
-# %% ../../nbs/train/02_learner.ipynb #2871cfdd
-def begin(
-    learner: Learner,
-    resume: bool,  # from the latest checkpoint
-) -> None:
-    "Goes back to the checkpoint, starts the trackers, says what will be trained."
-    if resume: learner.resume()
-    elif list_checkpoints(learner.folder):
-        raise RunError(f"{learner.run.path} holds checkpoints of an earlier training: resume it, or choose another run_dir")
-    learner.started = learner.saved = time.monotonic()
-    facts = {"device": str(learner.device), "precision": learner.arithmetic.precision, "processes": learner.processes.world,
-             "threads": torch.get_num_threads()}
-    if learner.processes.main:
-        environment = learner.run.path / "environment.json"
-        known = json.loads(environment.read_text()) if environment.exists() else {}
-        learner.run.write_json("environment.json", known | {"training": facts})
-    learner.trackers.start(learner.run, learner.config, learner.position.step)
-    learner.say(learner.model.summary())
-    learner.say(f"{len(learner.train)} designs to train on, {len(learner.valid)} to validate on; {learner.order.batches} batches an epoch; "
-                f"{facts['device']}, {facts['precision']}" + (f"; from step {learner.position.step}" if learner.position.step else ""))
 
 # %% ../../nbs/train/02_learner.ipynb #1b5d772e
 def bar_seconds() -> float:
