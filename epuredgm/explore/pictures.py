@@ -579,7 +579,7 @@ def draw_points(
 ) -> Any:                               # matplotlib's axes
     "Points on a plane, coloured by a measure or a class."
     figure.clear()
-    axes = figure.add_axes((.1, .11, .68, .81))
+    axes = figure.add_axes((.12, .11, .66, .81))
     if values is None: axes.scatter(*points.T, s=14, color=PALETTE[0], linewidths=0, alpha=.8)
     elif class_names or is_class(values): scatter_classes(axes, points, values, name, class_names)
     else: scatter_measures(axes, points, values, name)

@@ -373,6 +373,13 @@ class PerceptualModel(SubsetModel):
         self.perceptual = None  # blocks.perceptual.PerceptualDistance, once its weights are there
         self.looked = False  # whether anybody has looked for them
 
+    def encode(self, x, observed=None) -> DiagonalNormal:  # (B, planes, H, W), observed as in `check_observed` → (B, D)
+        "Posterior over latents of what is observed, in parts, since pictures may be large; differentiable."
+        x = self.in_own_precision(check_designs(x, self.spec))
+        count = self.at_once(tuple(x.shape[-2:]))
+        each = [self.encoder(*part) for part in zip(x.split(count), check_observed(observed, x, self.spec).split(count))]
+        return DiagonalNormal(torch.cat([q.mean for q in each]), torch.cat([q.logvar for q in each]))
+
     def feature_paths(self) -> list[str]:
         "The file of the configuration, or torchvision's in the cache; none where the term has no weight."
         cached = f"torch-cache:{FEATURES[self.config.perceptual_network].FILE}"
@@ -466,13 +473,6 @@ class AutoencoderKL(CriticPhases):
 
     @property
     def beta(self) -> float: return self.config.kl_weight * self.pixels  # beside a reconstruction in nats
-
-    def encode(self, x, observed=None) -> DiagonalNormal:  # (B, planes, H, W), observed as in `check_observed` → (B, D)
-        "Posterior over latents of what is observed; differentiable."
-        x = self.in_own_precision(check_designs(x, self.spec))
-        count = self.at_once(tuple(x.shape[-2:]))
-        each = [self.encoder(*part) for part in zip(x.split(count), check_observed(observed, x, self.spec).split(count))]
-        return DiagonalNormal(torch.cat([q.mean for q in each]), torch.cat([q.logvar for q in each]))
 
     def draw_terms(self, batch, observed, keep, generator) -> DrawnPictures:
         "See `drawn_pictures`."
