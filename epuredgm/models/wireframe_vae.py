@@ -8,6 +8,7 @@ __all__ = ['GRID_SIDE', 'GRID_SCALE', 'MOST_PIXELS', 'FITTED', 'WireframeVAEConf
            'PageModel', 'WireframeVAE', 'build_wireframe_vae']
 
 # %% ../../nbs/models/07_wireframe_vae.ipynb #257371b6
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -75,7 +76,7 @@ def coordinates_of(
 
 
 def maybe_recomputed(
-    block: nn.Module,
+    block: Callable,  # of a tensor, such as a module
     h: Tensor,  # (B, channels, H, W)
     recompute: bool,  # whether what happens inside is forgotten, and computed again for the gradient
 ) -> Tensor:
@@ -117,8 +118,8 @@ class PageEncoder(nn.Module):
         "What is pooled."
         if self.mask_input: h = torch.cat([h, (observed if observed.dim() == 4 else observed[:, :, None, None].expand(-1, -1, *h.shape[-2:])).to(h.dtype)], 1)
         if self.coordinates: h = torch.cat([h, coordinates_of(h)], 1)
-        h = self.enter[1:](strided(self.enter[0], h))
-        for block in self.blocks: h = maybe_recomputed(block, h, self.checkpointing and self.training)
+        # The first block is the largest: it works at half of the page's resolution.
+        for block in (lambda h: self.enter[1:](strided(self.enter[0], h)), *self.blocks): h = maybe_recomputed(block, h, self.checkpointing and self.training)
         return h
 
 # %% ../../nbs/models/07_wireframe_vae.ipynb #744eb284
@@ -157,7 +158,7 @@ class PageDecoder(nn.Module):
         self.enter = nn.Sequential(nn.Linear(config.latent_dim + 64 * (spec.n_conditions > 0), widths[0] * rows * columns), nn.Unflatten(1, (widths[0], rows, columns)))
         widths = widths if principal is None else widths[:2]
         self.blocks = nn.ModuleList(AttentiveResidual(a, b, 1, config.groups, config.attention) for a, b in zip(widths, widths[1:]))
-        self.leave = nn.Conv2d(widths[-1], spec.planes, 3, padding=1) if principal is None else PageRefiner(spec.planes, widths[-1], config.refine_nf)
+        self.leave = nn.Conv2d(widths[-1], spec.planes, 3, padding=1) if principal is None else PageRefiner(spec.planes, widths[-1], config.refine_nf, config.checkpointing)
 
     def forward(self, z, cond=None, keep=None, size=None) -> Tensor:  # z, cond and keep as `beta_vae.Decoder`, size (H, W) → (B, planes, H, W), float32
         "Outputs before the likelihood."
@@ -178,8 +179,10 @@ class PageRefiner(nn.Module):
         planes: int,  # of a page
         features: int,  # channels of the coarse grid
         nf: int = 32,  # channels at a quarter of the resolution, twice as many at an eighth
+        checkpointing: bool = False,  # less memory in training, for a second pass through the blocks
     ):
         super().__init__()
+        self.checkpointing = checkpointing
         self.enter, self.told = nn.Conv2d(16 * planes, nf, 3, padding=1), nn.Conv2d(features, 2 * nf, 1)
         self.first, self.down, self.middle, self.up, self.last = (ResidualBlock(a, b) for a, b in ((nf, nf), (nf, 2 * nf), (2 * nf, 2 * nf), (2 * nf, nf), (nf, nf)))
         self.leave = nn.Conv2d(nf, 16 * planes, 3, padding=1)
@@ -191,12 +194,13 @@ class PageRefiner(nn.Module):
         features: Tensor,  # (B, features, h, w)
     ) -> Tensor:  # (B, planes, H, W), float32, logits
         "Logits of the refined page."
+        def through(block, h): return maybe_recomputed(block, h, self.checkpointing and self.training)
         start = page.clamp(0.005, 0.995).logit()
-        h = self.first(self.enter(fold(start, 4)))
-        coarse = self.down(halve(h))
-        coarse = self.middle(coarse + resampled(self.told(features).float(), coarse.shape[-2:]).to(coarse.dtype))
-        h = h + self.up(double(coarse, h.shape[-2:]))
-        return start + unfold(self.leave(F.leaky_relu(self.last(h), SLOPE)).float(), 4, page.shape[-2:])
+        h = through(self.first, self.enter(fold(start, 4)))
+        coarse = through(self.down, halve(h))
+        coarse = through(self.middle, coarse + resampled(self.told(features).float(), coarse.shape[-2:]).to(coarse.dtype))
+        h = h + through(self.up, double(coarse, h.shape[-2:]))
+        return start + unfold(self.leave(F.leaky_relu(through(self.last, h), SLOPE)).float(), 4, page.shape[-2:])
 
 # %% ../../nbs/models/07_wireframe_vae.ipynb #59261256
 @dataclass(frozen=True)
