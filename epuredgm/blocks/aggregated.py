@@ -70,7 +70,7 @@ def least_squares_slope(
 
 # %% ../../nbs/blocks/06_aggregated.ipynb #835ebcf9
 def draw_neighbours(
-    latents: "AggregatedPosterior",  # with N designs
+    latents,  # an AggregatedPosterior, with N designs
     n: int,  # draws
     cond: Tensor | None,  # (n, K), or None for all designs alike
     generator: torch.Generator | None,  # on the device of the posterior

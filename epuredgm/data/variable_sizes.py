@@ -396,9 +396,9 @@ def batches_by_size(
 
 # %% ../../nbs/data/08_variable_sizes.ipynb #d2dcb3bf
 def choose(
-    data: "VariableSizeDataset",  # changed in place
-    rows: np.ndarray,             # numbers of pages in `data.pages`
-) -> "VariableSizeDataset":      # the same
+    data,              # a VariableSizeDataset, changed in place
+    rows: np.ndarray,  # numbers of pages in `data.pages`
+):                     # the same
     "Makes a data set one of these pages."
     data.rows, data.names = rows, [data.pages.names[row] for row in rows]
     data.sizes = np.minimum(data.pages.sizes[rows], [data.max_height, np.iinfo(np.int64).max])  # (N, 2) after cropping
@@ -411,9 +411,9 @@ def choose(
 
 # %% ../../nbs/data/08_variable_sizes.ipynb #fbd47953
 def bound_for(
-    data: "VariableSizeDataset",
+    data,                        # a VariableSizeDataset
     device: str | torch.device,  # such as "cpu" or "cuda"
-) -> "VariableSizeDataset":
+):                               # another one
     "The same data with its batches on a device; pages go there batch by batch."
     part = copy.copy(data)
     part.device = torch.device(device)
