@@ -190,7 +190,7 @@ def question(page, parent, box):
     page.add(node, (box[0] + 16, middle - 6, box[0] + (box[2] - box[0]) * page.between(0.4, 0.8), middle + 6), "title")
     page.add(node, (box[2] - 34, middle - 9, box[2] - 16, middle + 9), "sign")
 
-
+# %% ../../nbs/data/07_pages.ipynb #87289464
 def form(page, box, fields, height=76):
     "A panel of fields that ends with a button."
     node = page.add(0, box, "panel")

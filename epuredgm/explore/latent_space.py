@@ -26,9 +26,10 @@ from ..train.run import encode_designs
 
 # %% auto #0
 __all__ = ['WHEEL_RADIUS', 'WHEEL_THICKNESS', 'WHEEL_HUB', 'LOG_TWO_PI', 'measure_wheels', 'WheelModel', 'PriorUnits',
-           'prior_units', 'data_gaussian', 'attribute_table', 'LatentSpace', 'latent_space', 'toy_units',
-           'need_latents', 'wheel_space', 'attribute_of', 'label_of', 'check_several', 'check_indices', 'conditions_at',
-           'decode_latents', 'measured_lengths', 'NamedHead', 'as_head', 'Panel', 'fewer_colours', 'picture_widget']
+           'prior_units', 'data_gaussian', 'attribute_table', 'usual_ranges', 'LatentSpace', 'latent_space',
+           'toy_units', 'need_latents', 'wheel_space', 'attribute_of', 'label_of', 'check_several', 'check_indices',
+           'conditions_at', 'decode_latents', 'measured_lengths', 'NamedHead', 'as_head', 'Panel', 'fewer_colours',
+           'picture_widget']
 
 # %% ../../nbs/explore/06_latent_space.ipynb #604b24bc
 WHEEL_RADIUS, WHEEL_THICKNESS, WHEEL_HUB = (15.0, 2.0), (4.0, 0.8), (5.0, 1.0)  # mean and standard deviation, in pixels
@@ -130,6 +131,19 @@ def attribute_table(
         table = table | {name: torch.cat([part[name] for part in parts]).double() for name in parts[0] if name not in table}
     return table
 
+# %% ../../nbs/explore/06_latent_space.ipynb #42e22f8e
+def usual_ranges(
+    means:Tensor,           # (N, D) float64
+    units:PriorUnits,
+    gaussian:JointNormal,   # of the data
+    most:int = 2000,        # designs that distances are taken between
+) -> dict[str, tuple[float, float]]:    # "prior", "data", "distance"
+    "5 and 95 % quantile of both log-densities in nats; median and 90 % quantile of the distance to the next design, in prior standard deviations."
+    ends, u = torch.tensor([.05, .95], dtype=torch.float64), units.whiten(means[:most])
+    apart = torch.cdist(u, u).fill_diagonal_(torch.inf).min(1).values
+    found = {"prior": units.log_prob(means).quantile(ends), "data": gaussian.log_prob(means).quantile(ends), "distance": apart.quantile(torch.tensor([.5, .9], dtype=torch.float64))}
+    return {name: tuple(values.tolist()) for name, values in found.items()}
+
 # %% ../../nbs/explore/06_latent_space.ipynb #a9812a7e
 @dataclass(frozen=True, eq=False)
 class LatentSpace:
@@ -177,10 +191,7 @@ class LatentSpace:
     @cached_property
     def usual(self) -> dict[str, tuple[float, float]]:
         "Of the designs' means: 5 and 95 % quantile of both log-densities in nats, median and 90 % quantile of the distance to the next one."
-        means, ends, u = self.posterior.mean.double(), torch.tensor([.05, .95], dtype=torch.float64), self.whitened[:2000]
-        apart = torch.cdist(u, u).fill_diagonal_(torch.inf).min(1).values
-        found = {"prior": self.units.log_prob(means).quantile(ends), "data": self.gaussian.log_prob(means).quantile(ends), "distance": apart.quantile(torch.tensor([.5, .9], dtype=torch.float64))}
-        return {name: tuple(values.tolist()) for name, values in found.items()}
+        return usual_ranges(self.posterior.mean.double(), self.units, self.gaussian)
 
 # %% ../../nbs/explore/06_latent_space.ipynb #0a86cae9
 def latent_space(

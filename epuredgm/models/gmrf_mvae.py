@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['INITIAL_RAW_VARIANCE', 'POSTERIORS', 'ComponentEncoders', 'ComponentDecoders', 'FieldPrior', 'GMRFMVAEConfig',
            'network_belief', 'field_looks', 'field_belief', 'network_distance', 'field_distance', 'Posterior',
-           'components_of', 'field_terms', 'GMRFMVAE', 'build_gmrf_mvae', 'MixtureOfFields']
+           'components_of', 'field_terms', 'dependence_network', 'GMRFMVAE', 'build_gmrf_mvae', 'MixtureOfFields']
 
 # %% ../../nbs/models/02_gmrf_mvae.ipynb #041acfd5
 from collections.abc import Callable
@@ -268,6 +268,17 @@ def field_terms(
     counted = subset if objective == "marginal" else batch.available
     return DrawnTerms(z, kl, matching, *reconstruction_terms(model, z, kl, batch, counted, keep))
 
+# %% ../../nbs/models/02_gmrf_mvae.ipynb #6fb86f67
+def dependence_network(
+    n_components: int,  # C
+    config: GMRFMVAEConfig,
+) -> OffDiagonalCov | None:
+    "What tells dependence in `posterior: network`; None where there is nothing to say: where the field says it, or of one component by dominance."
+    d = config.latent_dim
+    coefficients = coefficient_count(config.covariance, n_components, n_components * d, config.rank)
+    if config.posterior != "network" or not coefficients: return None
+    return OffDiagonalCov(n_components, d, coefficients, config.hidden_dim, config.n_layers, config.off_diag_scale)
+
 # %% ../../nbs/models/02_gmrf_mvae.ipynb #bf67a2c2
 class GMRFMVAE(SubsetModel):
     "Latents of all components in one Gaussian Markov random field; any components given any others in closed form."
@@ -284,10 +295,7 @@ class GMRFMVAE(SubsetModel):
         trunk = dict(stages=config.stages, stem=config.stem)
         self.encoders = ComponentEncoders(spec, d, config.nf, config.nf_max_e, **trunk, shared=config.shared)
         self.decoder = ComponentDecoders(spec, d, config.shared, nf=config.nf, nf_max=config.nf_max_d, **trunk, cond_features=config.cond_features)
-        coefficients = coefficient_count(config.covariance, C, C * d, config.rank)
-        self.dependence = None  # nothing to say where the field says it, or of one component by dominance
-        if config.posterior == "network" and coefficients:
-            self.dependence = OffDiagonalCov(C, d, coefficients, config.hidden_dim, config.n_layers, config.off_diag_scale)
+        self.dependence = dependence_network(C, config)
         self.prior = FieldPrior(config.covariance, C, C * d, config.rank, config.epsilon, config.diagonal_transf, config.off_diag_scale)
         self.take_likelihood()
 
