@@ -24,7 +24,7 @@ STEPS = 156  # batches of the whole training
 TRAIN = """
 import sys
 import torch
-from epuredgm.core.config import DataSection, parse_config
+from epuredgm.core.config import DataConfig, parse_config
 from epuredgm.core.errors import EpureError
 from epuredgm.core.registry import datasets
 from epuredgm.core.seeds import generator
@@ -32,7 +32,7 @@ from epuredgm.core.spec import DesignSpec
 from epuredgm.data.designs import Designs, Splits
 from epuredgm.train.run import train
 
-class Stripes(DataSection): type: str = "stripes"
+class Stripes(DataConfig): type: str = "stripes"
 
 def stripes(n, *key):
     place = torch.rand(n, 2, 1, 1, generator=generator(*key)) * 12

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from ..core.config import DataSection, Fraction
+from ..core.config import DataConfig, Fraction
 from ..core.errors import DataError, listing, near_miss
 from ..core.registry import datasets
 from ..core.runs import RunFolder
@@ -33,7 +33,7 @@ from .folders import Name, stamp_of
 from .tables import SPLIT_OF, number_problem, read_table, refuse
 
 # %% ../../nbs/data/04_attributes.ipynb #fce8aeb6
-class AttributesConfig(DataSection):
+class AttributesConfig(DataConfig):
     "Pictures of one folder with their measures; relative paths start at the current directory."
     type: Literal["attributes"] = "attributes"
     root_dir: Name                                  # holds the pictures
@@ -310,7 +310,7 @@ def load_pictures(
     return Splits(**parts, statistics=scales, source=f"{config.root_dir} with {config.attributes_path}")
 
 # %% ../../nbs/data/04_attributes.ipynb #b803228e
-class RunDataConfig(DataSection):
+class RunDataConfig(DataConfig):
     "The data of another run, with its split and its statistics."
     type: Literal["run"] = "run"
     run_dir: Name | None = None  # of that run; None where the context knows it, as a regression head does

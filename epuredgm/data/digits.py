@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from pydantic import NonNegativeInt, PositiveInt
 
-from ..core.config import DataSection
+from ..core.config import DataConfig
 from ..core.errors import DataError
 from ..core.registry import datasets
 from ..core.spec import DesignSpec
@@ -47,7 +47,7 @@ def measure_digits(
     return np.stack([area, slant, extent(ink.sum(1)), extent(ink.sum(2))], 1)
 
 # %% ../../nbs/data/04a_digits.ipynb #73d69944
-class DigitsConfig(DataSection):
+class DigitsConfig(DataConfig):
     "MNIST with measures from files, or the stand-in."
     type: Literal["digits"] = "digits"
     images: Name | None = None              # idx file of digits, None = the stand-in

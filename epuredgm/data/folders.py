@@ -24,7 +24,7 @@ from PIL import Image
 from pydantic import Field, PositiveInt, field_validator
 from torch import Tensor
 
-from ..core.config import DataSection, Fraction
+from ..core.config import DataConfig, Fraction
 from ..core.errors import DataError, listing, near_miss
 from ..core.registry import datasets
 from ..core.runs import atomic_write
@@ -60,7 +60,7 @@ def checked_components(
 Name = Annotated[str, Field(min_length=1)]
 
 # %% ../../nbs/data/01_folders.ipynb #209fcc89
-class FolderConfig(DataSection):
+class FolderConfig(DataConfig):
     "A folder of drawings; relative paths start at the current directory."
     type: Literal["folder"] = "folder"
     root_dir: Name                                           # holds one folder a component
@@ -294,7 +294,7 @@ def load_folder(
 
 # %% ../../nbs/data/01_folders.ipynb #46e4aacc
 def folder_like(
-    config: DataSection,             # the data of a run
+    config: DataConfig,             # the data of a run
     root_dir: str | Path,            # another folder
     spec: DesignSpec | None = None,  # the run's, needed where `config` is no `FolderConfig`
     statistics: dict | None = None,  # the run's, {} where it takes conditions as they are; None: as `config` says

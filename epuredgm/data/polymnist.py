@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from pydantic import Field, PositiveInt
 
-from ..core.config import DataSection
+from ..core.config import DataConfig
 from ..core.errors import DataError
 from ..core.registry import datasets
 from ..core.spec import DesignSpec
@@ -143,7 +143,7 @@ def make_polymnist(
                    names=[f"{i}.{labels[digit]}" for i, digit in enumerate(order)])
 
 # %% ../../nbs/data/03_polymnist.ipynb #ae1130da
-class PolyMNISTConfig(DataSection):
+class PolyMNISTConfig(DataConfig):
     "PolyMNIST from idx files and photographs, or from the stand-in."
 
     type: Literal["polymnist"] = "polymnist"

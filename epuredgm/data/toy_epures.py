@@ -25,7 +25,7 @@ from pydantic import Field, PositiveInt, field_validator
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..core.config import DataSection
+from ..core.config import DataConfig
 from ..core.errors import DataError, near_miss, there_are
 from ..core.registry import datasets
 from ..core.seeds import key_seed
@@ -489,7 +489,7 @@ def fixed_statistics(
 Condition = Literal["d_cons", "d_rigid", "d_life", "d_stab", "width_px", "height_px"]
 
 
-class ToyEpuresConfig(DataSection):
+class ToyEpuresConfig(DataConfig):
     "Toy épures, drawn when they are asked for."
     type: Literal["toy_epures"] = "toy_epures"
     n: PositiveInt = 10000                          # training designs

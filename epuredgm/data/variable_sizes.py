@@ -31,7 +31,7 @@ from PIL import Image
 from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from ..core.config import DataSection, Fraction
+from ..core.config import DataConfig, Fraction
 from ..core.errors import DataError, RunError, listing
 from ..core.registry import datasets
 from ..core.runs import atomic_write
@@ -592,7 +592,7 @@ def multiple_of_32(
     return step
 
 
-class WireframesConfig(DataSection):
+class WireframesConfig(DataConfig):
     "Pages of different sizes: generated, or from a folder of pictures."
 
     type: Literal["wireframes"] = "wireframes"

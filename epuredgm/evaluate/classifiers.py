@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..core.config import Config, DataSection, ModelSection, TrainingConfig, read_mapping
+from ..core.config import Config, DataConfig, ModelConfig, TrainingConfig, read_mapping
 from ..core.errors import DataError, RunError, listing, there_are
 from ..core.runs import RunFolder
 from ..core.seeds import key_seed
@@ -56,7 +56,7 @@ def class_labels(
     return values.long()
 
 # %% ../../nbs/evaluate/06_classifiers.ipynb #a8c0e5ee
-class ClassifierSection(ModelSection):
+class ClassifierSection(ModelConfig):
     "The size of a component's classifier."
 
     type: Literal["component_classifiers"] = "component_classifiers"
@@ -167,7 +167,7 @@ def accuracy_scores(
 
 # %% ../../nbs/evaluate/06_classifiers.ipynb #84fed317
 def classified_data(
-    data: DataSection,  # of a configuration
+    data: DataConfig,  # of a configuration
     label: str | None,  # an attribute; None: the only one there is
 ):                      # the splits; the classes, ascending; the label's name; its column
     "Data with their classes; raises DataError where held-out designs have a class that none is trained on."
@@ -193,7 +193,7 @@ def check_replaced(
 
 # %% ../../nbs/evaluate/06_classifiers.ipynb #6ebfe7ba
 def train_classifiers(
-    data: DataSection,        # of a configuration
+    data: DataConfig,        # of a configuration
     folder: str | Path,       # where the weights and their accuracy go
     label: str | None = None, # the attribute that is the class; None: the only one there is
     epochs: int = 8,          # passes through the training split

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field, NonNegativeInt, field_validator
 from torch import Tensor
 
-from ..core.config import ModelInside, ModelSection
+from ..core.config import ModelInside, ModelConfig
 from ..core.errors import ConfigError, DataError, listing, near_miss, there_are
 from ..core.registry import models
 from ..core.spec import DesignSpec
@@ -64,7 +64,7 @@ def named_dimensions(
     return value
 
 
-class ARVAEConfig(ModelSection):
+class ARVAEConfig(ModelConfig):
     "The `model` section of an AR-VAE."
 
     type: Literal["ar_vae"] = "ar_vae"

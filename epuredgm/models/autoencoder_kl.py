@@ -25,7 +25,7 @@ from ..blocks.masks import check_observed, mask_components
 from ..blocks.patch_critic import PatchCritic, critic_loss, drawer_loss, judged_as_constant
 from ..blocks.perceptual import FEATURES, check_layers, perceptual_distance
 from ..blocks.residual import fold, group_norm, pyramid_sizes, strided, unfold
-from ..core.config import ModelSection
+from ..core.config import ModelConfig
 from ..core.registry import models
 from ..core.spec import DesignSpec
 from .beta_vae import INITIAL_LOGVAR, DrawnTerms, SubsetModel, evidence_terms, posteriors, weighed_terms
@@ -103,7 +103,7 @@ class GridDoubling(nn.Module):
 PerLevel = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
 
 
-class GridConfig(ModelSection):
+class GridConfig(ModelConfig):
     "The networks of an AutoencoderKL."
 
     type: Literal["autoencoder_kl"] = "autoencoder_kl"

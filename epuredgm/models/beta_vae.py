@@ -23,7 +23,7 @@ from ..blocks.likelihoods import make_likelihood, relative_weights, sum_energy
 from ..blocks.masks import check_observed, draw_observed, draw_regions, mask_components
 from ..blocks.residual import TrunkDown, TrunkUp, pyramid_sizes, trunk_channels
 from ..blocks.schedules import Progress, linear_warmup, mask_probability
-from ..core.config import ModelSection
+from ..core.config import ModelConfig
 from ..core.errors import ConfigError, EpureError
 from ..core.registry import models
 from ..core.spec import DesignSpec
@@ -135,7 +135,7 @@ def evidence_terms(
     return sum_energy(energy, counted * weights), -(plain + constant * pixels) - kl
 
 # %% ../../nbs/models/01_beta_vae.ipynb #e5a22f39
-class BetaVAEConfig(ModelSection):
+class BetaVAEConfig(ModelConfig):
     "The `model` section of a β-VAE."
 
     type: Literal["beta_vae"] = "beta_vae"

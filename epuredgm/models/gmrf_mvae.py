@@ -22,7 +22,7 @@ from ..blocks.joint_mixtures import JointMixture, look_at_mixture
 from ..blocks.masks import mask_components
 from ..blocks.mixture import LatentMixture
 from ..blocks.residual import TrunkDown
-from ..core.config import ModelSection
+from ..core.config import ModelConfig
 from ..core.errors import EpureError
 from ..core.registry import models
 from ..core.spec import DesignSpec
@@ -134,7 +134,7 @@ class FieldPrior(nn.Module):
         return JointNormal(self.mean, build_covariance(self.kind, variance, self.coefficients, self.blocks, self.epsilon), self.blocks)
 
 # %% ../../nbs/models/02_gmrf_mvae.ipynb #f52ef26d
-class GMRFMVAEConfig(ModelSection):
+class GMRFMVAEConfig(ModelConfig):
     "The `model` section of a GMRF-MVAE."
 
     type: Literal["gmrf_mvae"] = "gmrf_mvae"

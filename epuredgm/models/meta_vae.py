@@ -23,7 +23,7 @@ from ..blocks.gaussians import DiagonalNormal, clamp_logvar
 from ..blocks.likelihoods import make_likelihood, sum_energy
 from ..blocks.masks import check_observed, mask_components
 from ..blocks.residual import SLOPE, pyramid_sizes
-from ..core.config import ModelSection
+from ..core.config import ModelConfig
 from ..core.errors import ConfigError, RunError, listing
 from ..core.registry import models
 from ..core.spec import DesignSpec
@@ -208,7 +208,7 @@ class MetaDecoder(nn.Module):
 Widths = tuple[Annotated[int, Field(ge=1)], ...]
 
 
-class MetaVAEConfig(ModelSection):
+class MetaVAEConfig(ModelConfig):
     "The `model` section of a Meta-VAE."
 
     type: Literal["meta_vae"] = "meta_vae"

@@ -17,7 +17,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..core.config import ModelSection, Section
+from ..core.config import ModelConfig, Section
 from ..core.errors import ConfigError, DataError, listing
 from ..core.registry import models
 from .contract import GenerativeModel, TrainableModel, count_parameters
@@ -36,7 +36,7 @@ class FrozenVAE(Section):
     latent_agg: Literal["flatten"] = "flatten"        # latents of any shape become one vector
 
 
-class RegressionHeadConfig(ModelSection):
+class RegressionHeadConfig(ModelConfig):
     "A head, and what it reads."
     type: Literal["regression_head"] = "regression_head"
     vae: FrozenVAE

@@ -27,7 +27,7 @@ from ..blocks.principal_components import PrincipalComponents, resampled
 from ..blocks.pyramid_pooling import SpatialPyramidPooling
 from ..blocks.residual import SLOPE, ResidualBlock, double, fold, group_norm, halve, strided, unfold
 from ..blocks.structural_similarity import structural_similarity
-from ..core.config import ModelSection
+from ..core.config import ModelConfig
 from ..core.errors import EpureError
 from ..core.registry import models
 from ..core.spec import DesignSpec
@@ -35,7 +35,7 @@ from .autoencoder_kl import PerceptualModel, counted_pixels, distance_of_designs
 from .beta_vae import INITIAL_LOGVAR, DrawnTerms, evidence_terms, posteriors, weighed_terms
 
 # %% ../../nbs/models/07_wireframe_vae.ipynb #9fb8e546
-class WireframeVAEConfig(ModelSection):
+class WireframeVAEConfig(ModelConfig):
     "The `model` section of a wireframe VAE."
 
     type: Literal["wireframe_vae"] = "wireframe_vae"
