@@ -6,7 +6,6 @@
 __all__ = ['ResBlock', 'AttnBlock', 'Downsample', 'Upsample']
 
 # %% ../../nbs/blocks/17_grid.ipynb #b5acff41
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
