@@ -10,7 +10,7 @@ import importlib
 import pkgutil
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from .errors import ConfigError, near_miss, there_are
@@ -32,6 +32,7 @@ class Entry:
     build: Callable        # a model: (section, spec) → model; data: section → splits
     config: type | None    # the class that validates the section, None = nothing to configure
     listed: bool = True    # whether `names` has it
+    small: dict = field(default_factory=dict)  # options that make it small, for the conformance test of all models
 
     @property
     def origin(self) -> str: return ".".join(defined_as(self.build))  # for messages
@@ -91,12 +92,13 @@ class Registry:
         config: type | None = None,   # the class that validates the section
         aliases: Iterable[str] = (),  # other names for the same
         listed: bool = True,          # False: it is found by name, and no member of the family that `names` lists
+        small: dict | None = None,    # options that make it small, for the conformance test of all models
     ) -> Callable:                    # a decorator that gives back what it decorates
         "Registers the decorated class or function as the builder of `name`."
         aliases = tuple(aliases)
         def decorate(build):
             # No lock here: an importing thread already holds Python's import lock, and two locks in either order stall.
-            new = Entry(name, build, config, listed)
+            new = Entry(name, build, config, listed, small or {})
             for key in (name, *aliases):
                 old = self._entries.get(self._aliases.get(key, key))
                 if old is not None and keeps_name(self.package, old, new): return build

@@ -25,7 +25,7 @@ from ..core.seeds import key_seed
 from ..core.spec import DesignSpec
 from ..data.designs import Designs, build_data
 from .scores import Score, plain
-from ..models.contract import TrainableModel
+from ..models.contract import GenerativeModel, Phase, sums
 from ..train.checkpoints import load_chosen, restore
 from ..train.learner import Learner
 
@@ -92,7 +92,7 @@ class PictureClassifier(nn.Module):
         return features, self.head(features)
 
 # %% ../../nbs/evaluate/06_classifiers.ipynb #bce50966
-class ComponentClassifiers(TrainableModel):
+class ComponentClassifiers(GenerativeModel):
     "One classifier a component, all trained together."
 
     def __init__(
@@ -112,6 +112,15 @@ class ComponentClassifiers(TrainableModel):
         "Features and logits of every component."
         answers = [network(part) for network, part in zip(self.networks, self.spec.split(x).unbind(1))]
         return tuple(torch.stack(parts, 1) for parts in zip(*answers))
+
+    def phases(self) -> list[Phase]:
+        "One phase: all networks."
+        return [Phase("main", list(self.parameters()), self.losses)]
+
+    def validate(self, batch, generator) -> dict[str, Tensor]:  # sums over the batch
+        "Cross-entropy and accuracy."
+        terms = self.losses(batch, None, generator)
+        return sums({"objective": terms.pop("loss"), **terms}, len(batch))
 
     def losses(self, batch, progress, generator) -> dict[str, Tensor]:
         "Cross-entropy of the components that are there."

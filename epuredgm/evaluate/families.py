@@ -15,7 +15,7 @@ from torch import Tensor
 from ..core.seeds import generator as make_generator
 from ..core.spec import DesignSpec
 from ..data.designs import Designs
-from ..models.contract import count_parameters, in_evaluation
+from ..models.contract import count_parameters, in_eval_mode
 from .completion import completion_errors, completion_scores
 from .scores import Score, plot_figure
 
@@ -37,7 +37,7 @@ def pair_scores(
                                     DesignSpec(tuple(name for name, _, _ in found)), n, seed) for kind, found in columns.items()}
 
 # %% ../../nbs/evaluate/10_families.ipynb #74180199
-@in_evaluation
+@in_eval_mode
 def held_out_elbo(
     model,             # of the contract
     designs: Designs,  # held out
@@ -48,9 +48,9 @@ def held_out_elbo(
     total, device = 0.0, next(model.parameters()).device
     for number, batch in enumerate(designs.batches(batch_size)):
         random = make_generator(seed, "evaluate", "elbo", number, device=device)
-        terms = model.validation_losses(batch.to(device), random)
-        if "elbo" not in terms: return None
-        total += float(terms["elbo"])*len(batch)/len(designs)
+        batch_sums = model.validate(batch.to(device), random)
+        if "elbo" not in batch_sums: return None
+        total += float(batch_sums["elbo"])/len(designs)
     return total
 
 # %% ../../nbs/evaluate/10_families.ipynb #ae382fad

@@ -29,6 +29,7 @@ from ..data.attributes import AttributesConfig, RunDataConfig, open_pictures
 from ..data.designs import Batch, Designs, Splits, build_data
 from ..data.folders import FolderConfig, folder_like, load_all
 from .scores import Score, bootstrap_interval, plain
+from ..models.contract import LatentVariableModel
 from ..models.regression_head import (
     FrozenVAE, VAELatentRegressor, check_target_statistics, flattened_latents, target_statistics, weights_digest)
 from ..train.checkpoints import decode_state, encode_state, load_chosen, restore
@@ -69,7 +70,7 @@ def open_vae(
     "The run that a head reads; raises RunError where it is no run, or not the one described."
     path, which = run_and_checkpoint(source.checkpoint, "vae.checkpoint")
     run = load_run(path, which, device)
-    if not run.model.has_latents:
+    if not isinstance(run.model, LatentVariableModel):
         raise RunError(f"vae.checkpoint: {path} is a run of {run.config.model.type}, which has no latents to read: give one of a model that encodes")
     if source.config_file is None: return run
     if not Path(source.config_file).expanduser().is_file():

@@ -14,7 +14,7 @@ from ..blocks.joint_gaussians import JointNormal, canonical_correlations, condit
 from ..core.errors import EpureError, listing
 from .pictures import FRAME, PALETTE, TEXT, Mirror, blank_figure, colour, completion_notes, sheet, uncertainty
 from .traversals import device_of
-from ..models.contract import GenerativeModel, in_evaluation
+from ..models.contract import GenerativeModel, in_eval_mode
 if TYPE_CHECKING: from matplotlib.figure import Figure
 
 # %% auto #0
@@ -61,7 +61,7 @@ def block_correlation(
     return found[..., 0] if summary == "largest" else found.square().mean(-1).sqrt()
 
 # %% ../../nbs/explore/05_dependence.ipynb #ea5df104
-@in_evaluation
+@in_eval_mode
 def beliefs_of(
     model:GenerativeModel,
     x:Tensor,                       # (N, planes, H, W), designs
@@ -247,7 +247,7 @@ def moved_component(
     return conditional(joint, torch.arange(joint.blocks) == component, z)
 
 # %% ../../nbs/explore/05_dependence.ipynb #47813431
-@in_evaluation
+@in_eval_mode
 def strip_pictures(
     model:GenerativeModel,                          # with a field
     component:str,                                  # the one that is moved

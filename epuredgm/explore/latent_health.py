@@ -16,7 +16,7 @@ from ..evaluate.report import learned_prior_scores
 from .latent_space import LatentSpace, check_several
 from .pictures import PALETTE, TEXT, blank_figure
 from .traversals import device_of
-from ..models.contract import in_evaluation
+from ..models.contract import in_eval_mode
 if TYPE_CHECKING: from matplotlib.figure import Figure
 
 # %% auto #0
@@ -60,7 +60,7 @@ def in_own_units(
     return DiagonalNormal((space.posterior.mean - space.units.mean.to(std))/std, space.posterior.logvar - 2*std.log())
 
 # %% ../../nbs/explore/11_latent_health.ipynb #4ac25207
-@in_evaluation
+@in_eval_mode
 def posterior_draws(
     model:Any,                  # a model with latents
     designs:Any,                # data.designs.Designs

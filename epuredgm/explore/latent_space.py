@@ -21,7 +21,7 @@ from ..evaluate.latents import fit_line
 from ..evaluate.pages import pages_together
 from .pictures import Mirror
 from .traversals import device_of
-from ..models.contract import GenerativeModel, in_evaluation
+from ..models.contract import GenerativeModel, in_eval_mode
 from ..train.run import encode_designs
 
 # %% auto #0
@@ -52,14 +52,14 @@ class WheelModel(GenerativeModel):
 
     def __init__(self): super().__init__(DesignSpec(components=("rim", "hub"), height=48, width=48))
 
-    @in_evaluation
+    @in_eval_mode
     def decode(self, z, cond=None, size=None):
         line = torch.arange(48) - 23.5
         distance = torch.hypot(line[:, None], line)[None]
         radius, thickness, hub = (mean + std*z[:, d, None, None] for d, (mean, std) in enumerate((WHEEL_RADIUS, WHEEL_THICKNESS, WHEEL_HUB)))
         return torch.stack([.5 - (distance - radius).abs() + thickness/2, .5 - distance + hub], 1).clamp(0, 1)
 
-    @in_evaluation
+    @in_eval_mode
     def encode(self, x, observed=None):
         lengths = measure_wheels(x).values()
         codes = [(length - mean)/std for length, (mean, std) in zip(lengths, (WHEEL_RADIUS, WHEEL_THICKNESS, WHEEL_HUB))]

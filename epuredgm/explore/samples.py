@@ -133,7 +133,7 @@ def draw_new(
     n: int,                  # designs
 ) -> Tensor:                 # (n, planes, H, W)
     "New designs."
-    parts, size = [], run.model.drawn_size(options.size, make_generator(options.seed, "size", device=run.device))
+    parts, size = [], run.model.resolve_size(options.size, make_generator(options.seed, "size", device=run.device))
     for start, rows, kept in chunks(n, options.batch_sz):
         random = make_generator(options.seed, "sample", options.mode, start, device=run.device)
         parts.append(run.sample(len(rows), None if cond is None else cond[rows], sampler=options.sampler, generator=random, size=size)[:kept])

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..blocks.gaussians import kl_normal_per_dimension
 from ..core.errors import DataError, near_miss, there_are
 from .pictures import Mirror, colour, component_notes, sheet
-from ..models.contract import GenerativeModel, in_evaluation
+from ..models.contract import GenerativeModel, in_eval_mode
 if TYPE_CHECKING: from matplotlib.figure import Figure
 
 # %% auto #0
@@ -20,7 +20,7 @@ __all__ = ['dimensions_by_kl', 'prior_moments', 'device_of', 'traversal', 'start
            'measured_traversal', 'attribute_sheet', 'interpolate', 'between_ends', 'interpolation_sheet']
 
 # %% ../../nbs/explore/02_traversals.ipynb #006217ec
-@in_evaluation
+@in_eval_mode
 def dimensions_by_kl(
     model:GenerativeModel,
     x:Tensor,       # (B, planes, H, W), designs to average over
@@ -45,7 +45,7 @@ def device_of(
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 # %% ../../nbs/explore/02_traversals.ipynb #e32e98bd
-@in_evaluation
+@in_eval_mode
 def traversal(
     model:GenerativeModel,
     x:Tensor|None=None,             # (planes, H, W) or (1, planes, H, W), where to start; None: the mean of the prior
@@ -145,7 +145,7 @@ def attribute_sheet(
     return sheet(tiles, heading, [f"{value:+g}" if value else "0" for value in values], titles, captions, component_notes(model.spec), zoom)
 
 # %% ../../nbs/explore/02_traversals.ipynb #d03912a8
-@in_evaluation
+@in_eval_mode
 def interpolate(
     model:GenerativeModel,
     a:Tensor,  # (B, planes, H, W) or (planes, H, W)

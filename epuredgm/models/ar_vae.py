@@ -19,7 +19,7 @@ from ..core.registry import models
 from ..core.spec import DesignSpec
 from ..data.designs import Designs
 from .beta_vae import BetaVAEConfig, DrawnTerms, SubsetModel
-from .contract import GenerativeModel
+from .contract import LatentVariableModel
 
 # %% ../../nbs/models/06_ar_vae.ipynb #981492f4
 def attribute_order(
@@ -81,10 +81,10 @@ class ARVAEConfig(ModelConfig):
     def attributes_have_dimensions(cls, value): return named_dimensions(value)
 
 # %% ../../nbs/models/06_ar_vae.ipynb #3b20139c
-class ModelAround(GenerativeModel):
+class ModelAround(LatentVariableModel):
     "A model that is another one in everything but what a sub-class says."
 
-    def __init__(self, vae: GenerativeModel):  # the one inside
+    def __init__(self, vae: LatentVariableModel):  # the one inside
         super().__init__(vae.spec)
         self.vae, vae.section_name = vae, f"{self.section_name}.vae"
 
@@ -102,24 +102,28 @@ class ModelAround(GenerativeModel):
     def stages(self): return self.vae.stages()
     def losses(self, batch, progress, generator): return self.vae.losses(batch, progress, generator)
     def validation_losses(self, batch, generator): return self.vae.validation_losses(batch, generator)
-    def after_phase(self, name, progress): self.vae.after_phase(name, progress)
-    def look_at(self, designs): self.vae.look_at(designs)
+    def validate(self, batch, generator): return self.vae.validate(batch, generator)
+    def figures(self, sums): return self.vae.figures(sums)
+    def watch(self, figures, progress): return self.vae.watch(figures, progress)
+    def resolve_size(self, size, generator=None): return self.vae.resolve_size(size, generator)
+    def after_phase(self, name, progress, seen, generator): self.vae.after_phase(name, progress, seen, generator)
+    def fit_statistics(self, designs): self.vae.fit_statistics(designs)
     def pretrained_paths(self): return self.vae.pretrained_paths()
-    def take_pretrained(self, files): self.vae.take_pretrained(files)
+    def load_pretrained(self, files): self.vae.load_pretrained(files)
     def feature_paths(self): return self.vae.feature_paths()
 
     @property
     def feature_key(self): return self.vae.feature_key
 
-    def take_features(self, files): self.vae.take_features(files)
-    def give_pretrained(self): return self.vae.give_pretrained()
+    def load_feature_networks(self, files): self.vae.load_feature_networks(files)
+    def export_pretrained(self): return self.vae.export_pretrained()
     def notes(self): return self.vae.notes()
     def sample(self, n, cond=None, size=None, generator=None): return self.vae.sample(n, cond, size, generator)
     def complete(self, x, observed, cond=None, n=1, generator=None): return self.vae.complete(x, observed, cond, n, generator)
     def encode(self, x, observed=None): return self.vae.encode(x, observed)
     def decode(self, z, cond=None, size=None): return self.vae.decode(z, cond, size)
     def reconstruct(self, x, observed=None, cond=None): return self.vae.reconstruct(x, observed, cond)
-    def with_mixture(self, mixture): return self.vae.with_mixture(mixture)
+    def with_prior(self, prior): return self.vae.with_prior(prior)
 
 # %% ../../nbs/models/06_ar_vae.ipynb #fc5b11dd
 def checked_columns(
@@ -166,9 +170,9 @@ class ARVAE(ModelAround):
         self.register_buffer("tolerance", torch.full((len(self.dimensions),), config.tolerance))
         self.plain_objective, vae.objective = vae.objective, self.objective
 
-    def look_at(self, designs) -> None:
+    def fit_statistics(self, designs) -> None:
         "Refuses attributes that can't be ordered, and notes their spread."
-        super().look_at(designs)
+        super().fit_statistics(designs)
         scales = spreads_of_attributes(designs, self.columns.tolist())
         if self.regularisation.normalize_attributes: self.tolerance.copy_(self.regularisation.tolerance * scales)
 
@@ -188,7 +192,8 @@ class ARVAE(ModelAround):
         return [f"{pairs}; an attribute costs at most {2 * self.regularisation.gamma:g} nats a design", *self.vae.notes()]
 
 # %% ../../nbs/models/06_ar_vae.ipynb #8bbdc50d
-@models.register("ar_vae", config=ARVAEConfig)
+@models.register("ar_vae", config=ARVAEConfig, small=dict(
+    vae=dict(type="beta_vae", nf=8, nf_max=16, latent_dim=4, beta=0.1), attributes=["section_width", "section_height"], gamma=1))
 def build_ar_vae(
     section: ARVAEConfig,  # the `model` section of a configuration
     spec: DesignSpec,      # of the data, with the names of its attributes

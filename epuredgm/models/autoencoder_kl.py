@@ -385,7 +385,7 @@ class PerceptualModel(SubsetModel):
         cached = f"torch-cache:{FEATURES[self.config.perceptual_network].FILE}"
         return [self.config.perceptual_weights or cached] if self.config.perceptual_weight else []
 
-    def take_features(self, files) -> None:
+    def load_feature_networks(self, files) -> None:
         "Takes over the weights; RunError where the file holds another network."
         self.looked = True
         for path, content in files.items():
@@ -498,7 +498,8 @@ def autoencoder_notes(
     return [*notes, *model.perceptual_notes()]
 
 
-@models.register("autoencoder_kl", config=AutoencoderKLConfig, aliases=("AutoencoderKL",))
+@models.register("autoencoder_kl", config=AutoencoderKLConfig, aliases=("AutoencoderKL",), small=dict(
+    channels=[8, 16], num_res_blocks=1, norm_num_groups=4, latent_channels=2, cond_features=16, kl_weight=1e-3, mask_warmup_epochs=0))
 def build_autoencoder_kl(
     section: AutoencoderKLConfig,  # the `model` section of a configuration
     spec: DesignSpec,  # of the data

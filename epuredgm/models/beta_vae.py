@@ -27,7 +27,7 @@ from ..core.config import ModelConfig
 from ..core.errors import ConfigError, EpureError
 from ..core.registry import models
 from ..core.spec import DesignSpec
-from .contract import GenerativeModel, check_count, check_designs, in_evaluation, keep_observed
+from .contract import GenerativeModel, LatentVariableModel, Phase, check_count, check_designs, in_eval_mode, keep_observed, sums
 
 # %% ../../nbs/models/01_beta_vae.ipynb #58343393
 INITIAL_LOGVAR = -4.0
@@ -271,7 +271,7 @@ def collapse_notes(
     ]
 
 # %% ../../nbs/models/01_beta_vae.ipynb #d6ffef96
-class CodingModel(GenerativeModel):
+class CodingModel(LatentVariableModel):
     "Latents of designs and pictures of latents, by an `encoder`, a `decoder` and a `likelihood` around one vector a design."
 
     def encode(self, x, observed=None) -> DiagonalNormal:  # (B, planes, H, W), observed as in `check_observed`
@@ -314,15 +314,15 @@ class LatentModel(CodingModel):
         "n draws from the prior N(0, I), on the device of the model."
         return torch.randn(n, self.latent_dim, generator=generator, device=next(self.parameters()).device)
 
-    @in_evaluation
+    @in_eval_mode
     def sample(self, n, cond=None, size=None, generator=None) -> Tensor:  # (n, planes, H, W)
         "Pictures of n draws from the prior, each with its row of cond."
         check_count(n)
-        size = self.drawn_size(size, generator)
+        size = self.resolve_size(size, generator)
         z = self.draw_prior(n, generator)
         return self.decode(z, check_conditions(cond, n, self.spec, z.device), size)
 
-    @in_evaluation
+    @in_eval_mode
     def complete(self, x, observed, cond=None, n=1, generator=None) -> Tensor:  # (n, B, planes, H, W)
         "n draws of each design given what is observed of it, and cond where it is given."
         x = check_designs(x, self.spec)
@@ -379,6 +379,22 @@ class SubsetModel(PixelModel):
         "The objective of a training batch: masked, conditions dropped, β and masking as far as they have grown."
         return self.terms(batch, *self.scheduled(batch, progress, generator), generator)
 
+    def phases(self) -> list[Phase]:
+        "One phase over all parameters."
+        return [Phase("main", [p for p in self.parameters() if p.requires_grad], self.losses)]
+
+    def validate(self, batch, generator) -> dict[str, Tensor]:
+        "Sum `validation_losses` over a batch."
+        return sums(self.validation_losses(batch, generator), len(batch))
+
+    def watch(self, figures, progress) -> str | None:
+        "Name a collapsed posterior: under 1 nat once the KL's warm-up is over."
+        kl, config = figures.get("kl"), self.config
+        if kl is None or kl >= 1 or progress.epochs_done < config.kl_warmup_epochs: return None
+        weight = "kl_weight" if hasattr(config, "kl_weight") else "beta"
+        return (f"posterior collapse: the latents carry {kl:.2g} nats, under 1, so samples ignore them; lower {self.section_name}.{weight} "
+                f"(now {getattr(config, weight):g}), raise {self.section_name}.kl_warmup_epochs (now {config.kl_warmup_epochs:g}) or lower the learning rate")
+
     def validation_losses(self, batch, generator) -> dict[str, Tensor]:
         "The terms on clean, complete input at the final β, and what the masks of the end of training add by `matching`."
         whole = self.config.mask_objective != "matching"  # there, a mask would change the other terms
@@ -413,7 +429,7 @@ class BetaVAE(SubsetModel):
         return drawn_terms(self, batch, observed, keep, generator)
 
 
-@models.register("beta_vae", config=BetaVAEConfig, aliases=("vae",))
+@models.register("beta_vae", config=BetaVAEConfig, aliases=("vae",), small=dict(nf=8, nf_max=16, latent_dim=4, beta=0.1))
 def build_beta_vae(
     section: BetaVAEConfig,  # the `model` section of a configuration
     spec: DesignSpec,  # of the data

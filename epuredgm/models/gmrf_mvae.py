@@ -321,12 +321,13 @@ class GMRFMVAE(SubsetModel):
         "n draws from the field."
         return self.prior().sample(generator, n).squeeze(1)
 
-    def with_mixture(self, mixture) -> "MixtureOfFields":  # of LatentMixture
+    def with_prior(self, prior) -> "MixtureOfFields":  # of LatentMixture
         "See `MixtureOfFields`; raises EpureError for `posterior: network`."
-        return MixtureOfFields(self, mixture)
+        return MixtureOfFields(self, prior)
 
 # %% ../../nbs/models/02_gmrf_mvae.ipynb #0c0b1ba3
-@models.register("gmrf_mvae", config=GMRFMVAEConfig)
+@models.register("gmrf_mvae", config=GMRFMVAEConfig, small=dict(
+    latent_dim=4, nf=8, nf_max_e=16, nf_max_d=16, stages=2, rank=3, hidden_dim=16, cond_features=16, beta=0.1, mask_warmup_epochs=0))
 def build_gmrf_mvae(
     section: GMRFMVAEConfig,  # the `model` section of a configuration
     spec: DesignSpec,  # of the data

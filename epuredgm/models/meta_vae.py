@@ -263,7 +263,7 @@ class StagedModel(SubsetModel):
         parts = (self.encoder, self.meta_decoder, self.likelihood)
         return [*first, Phase("meta", [p for part in parts for p in part.parameters()], self.meta_losses, between(self.first_stage))]
 
-    def after_phase(self, name, progress) -> None:
+    def after_phase(self, name, progress, seen, generator) -> None:
         "Notes the stage."
         self.stage.fill_(int(name == "meta"))
 
@@ -346,12 +346,12 @@ class SharedMarginals(StagedObjectives):
         "One a component, or none."
         return list(self.config.marginal_vae_paths or [])
 
-    def take_pretrained(self, files) -> None:
+    def load_pretrained(self, files) -> None:
         "Takes over the marginal VAEs in these files; RunError for one that doesn't fit."
         for path, marginal in zip(self.pretrained_paths(), self.marginals):
             marginal.load_state_dict(checked_marginal(path, files[path], marginal, self.spec.components))
 
-    def give_pretrained(self) -> dict[str, dict]:
+    def export_pretrained(self) -> dict[str, dict]:
         "The marginal VAEs that this training has made."
         marginals = zip(self.spec.components, self.marginals) if self.first_stage else ()
         return {f"marginal_vae_{name.replace('/', '_')}.pt": {"marginal_vae": dict(marginal.facts), "weights": {
@@ -419,7 +419,9 @@ def reconstruct_marginals(
     return model.likelihood.mean(model.paint(codes))
 
 
-@models.register("meta_vae", config=MetaVAEConfig)
+@models.register("meta_vae", config=MetaVAEConfig, small=dict(
+    latent_dim_meta=8, backbone=[8, 8, 16, 16], heads=[32, 16], combine=[32], enter=32, branches=[32], nf=8, nf_max=16, stages=2,
+    cond_features=16, beta=0.1, marginal_beta=0.1, mask_warmup_epochs=0, stage1_epochs=1))
 def build_meta_vae(
     section: MetaVAEConfig,  # the `model` section of a configuration
     spec: DesignSpec,  # of the data

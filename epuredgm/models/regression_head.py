@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from ..core.config import ModelConfig, Section
 from ..core.errors import ConfigError, DataError, listing
 from ..core.registry import models
-from .contract import GenerativeModel, TrainableModel, count_parameters
+from .contract import GenerativeModel, LatentVariableModel, Phase, count_parameters, sums
 
 # %% ../../nbs/models/05_regression_head.ipynb #b89a74ba
 Name = Annotated[str, Field(min_length=1)]
@@ -137,14 +137,12 @@ def flattened_latents(
 LARGE_LATENT = 16384  # numbers in a flattened latent from which a warning says so
 
 
-class LatentHead(TrainableModel):
+class LatentHead(GenerativeModel):
     "A head with its scales, beside an encoder that is no part of it."
-
-    has_latents = False  # nothing to reconstruct while training
 
     def __init__(
         self,
-        encoder: GenerativeModel,       # frozen from now on
+        encoder: LatentVariableModel,   # frozen from now on
         section: RegressionHeadConfig,
         latent_dim: int,                # D, of the flattened latent
         statistics: dict,               # of `target_statistics`
@@ -153,14 +151,14 @@ class LatentHead(TrainableModel):
         super().__init__(encoder.spec)
         self._frozen = (encoder.requires_grad_(False).eval(),)  # in a tuple, so that torch takes it for no part of the head
         self.section, self.targets, self.cached = section, section.targets, cached
-        self.best_name = f"loss_{section.loss}"
+        self.selected_by = f"loss_{section.loss}"
         self.head = LatentRegressor(latent_dim, len(section.targets), section.hidden_dims, section.dropout, section.activation)
         for name in ("mean", "std"): self.register_buffer(f"target_{name}", torch.tensor(statistics[name], dtype=torch.float32), persistent=False)
         self.register_buffer("latent_mean", torch.zeros(latent_dim))
         self.register_buffer("latent_std", torch.ones(latent_dim))
 
     @property
-    def encoder(self) -> GenerativeModel: return self._frozen[0]
+    def encoder(self) -> LatentVariableModel: return self._frozen[0]
 
     def _apply(self, function, recurse=True):
         self.encoder._apply(function)  # it goes where the head goes
@@ -193,15 +191,19 @@ class VAELatentRegressor(LatentHead):
     def losses(self, batch, progress, generator) -> dict[str, Tensor]:
         "The loss of a training batch, also under the name of its kind."
         loss, _ = regression_terms(self, batch)
-        return {"loss": loss, self.best_name: loss.detach()}
+        return {"loss": loss, self.selected_by: loss.detach()}
 
-    def validation_losses(self, batch, generator) -> dict[str, Tensor]:
+    def phases(self) -> list[Phase]:
+        "One phase: the head."
+        return [Phase("main", list(self.head.parameters()), self.losses)]
+
+    def validate(self, batch, generator) -> dict[str, Tensor]:  # sums over the batch
         "The loss, and absolute and squared errors in the targets' own units: their means, and those of each target."
         loss, error = regression_terms(self, batch)
-        terms = {"objective": loss, self.best_name: loss}
+        terms = {"objective": loss, self.selected_by: loss}
         for name, means in (("mae", error.abs().mean(0)), ("mse", error.pow(2).mean(0))):
             terms |= {name: means.mean()} | {f"{name}_{target}": value for target, value in zip(self.targets, means)}
-        return terms
+        return sums(terms, len(batch))
 
     def notes(self) -> list[str]: return head_notes(self)
 

@@ -242,7 +242,7 @@ class AnySize(PerceptualModel):
         super().__init__(spec)
         self.register_buffer("seen_sizes", torch.zeros(64, 2, dtype=torch.int64))
 
-    def look_at(self, designs) -> None:
+    def fit_statistics(self, designs) -> None:
         "Keeps 64 sizes of the training pages."
         sizes = torch.as_tensor(designs.sizes) if hasattr(designs, "sizes") else torch.tensor([[designs.spec.height, designs.spec.width]])
         sizes = sizes[sizes.prod(1).argsort(stable=True)].long()
@@ -261,7 +261,7 @@ class AnySize(PerceptualModel):
         if size[0] * size[1] > MOST_PIXELS: raise EpureError(f"size is {size[0]}×{size[1]}, and a page has at most {MOST_PIXELS:,} pixels: ask for a smaller one")
         return tuple(size) if self.spec.height is None else super().decoded_size(size)
 
-    def drawn_size(self, size, generator=None) -> tuple[int, int]:
+    def resolve_size(self, size, generator=None) -> tuple[int, int]:
         "As for every model: a training page's size where none is asked for."
         if size is not None: return self.decoded_size(size)
         return self.seen_size(torch.randint(len(self.seen_sizes), (), generator=generator, device=self.seen_sizes.device))
@@ -315,9 +315,9 @@ class WireframeVAE(PageModel):
         self.likelihood = make_likelihood("gaussian" if config.loss == "mse" else "laplace", spec.planes)
         self.register_buffer("weights", torch.ones(spec.planes, 1, 1), persistent=False)
 
-    def look_at(self, designs) -> None:
+    def fit_statistics(self, designs) -> None:
         "Keeps sizes of the training pages and, where the model starts from them, their principal components."
-        super().look_at(designs)
+        super().fit_statistics(designs)
         if self.principal is None: return
         some = designs.subset(torch.linspace(0, len(designs) - 1, min(len(designs), FITTED)).round().long().tolist())
         rows = [self.principal.native(some.batch(indices).x.to(self.weights.device)) for indices in some.index_batches(64)]
@@ -331,7 +331,8 @@ class WireframeVAE(PageModel):
         return [fixed if self.config.grid else follows, *self.perceptual_notes()]
 
 # %% ../../nbs/models/07_wireframe_vae.ipynb #338b9f05
-@models.register("wireframe_vae", config=WireframeVAEConfig)
+@models.register("wireframe_vae", config=WireframeVAEConfig, small=dict(
+    latent_dim=8, nf=16, decoder_nf=16, groups=4, attention=False, loss="mse", beta=0.01, kl_warmup_epochs=0, max_mask_prob=0.0))
 def build_wireframe_vae(
     section: WireframeVAEConfig,  # the `model` section of a configuration
     spec: DesignSpec,  # of the data

@@ -38,6 +38,7 @@ from ..core.errors import ConfigError, DataError, RunError, TrainingError, listi
 from ..core.runs import RunFolder, atomic_write
 from ..core.seeds import generator, key_seed
 from ..data.designs import Batch, Designs
+from ..models.contract import LatentVariableModel
 from .checkpoints import (
     Checkpoint, encode_state, list_checkpoints, load_latest, read_pointer, restore, save_checkpoint, tidy)
 from .trackers import LATENT_MAP, TRAIN_TRIPLETS, VALIDATION_TRIPLET, Trackers
@@ -575,13 +576,13 @@ class Updates(Standing):
         for step in (step for step in self.steps if step.phase.when(progress)):
             for at, index in enumerate(group):
                 self.noise.seed(self.order.seed, self.position.epoch, index, self.order.rank, step.phase.name)
-                with self.arithmetic.autocast(): losses = step.phase.losses(batches[at], progress, self.noise.generator)
+                with self.arithmetic.autocast(): losses = step.phase.loss(batches[at], progress, self.noise.generator)
                 step.backward(losses["loss"], pieces[at][1] / sum(totals))
                 terms[at].update((self.named(step, name), term) for name, term in losses.items())
             norm = step.step(factor)
             # In fp16 a norm may be infinite by design: that step is left out and the scale lowered.
             if norm is not None and not self.arithmetic.scaler: terms[-1][self.named(step, "grad_norm")] = norm
-            self.model.after_phase(step.phase.name, progress)
+            self.model.after_phase(step.phase.name, progress, {}, self.noise.generator)
         if self.arithmetic.scaler: self.arithmetic.scaler.update()
         if self.average: self.average.update()
         for at, index in enumerate(group):
@@ -641,9 +642,8 @@ class Validation:
         def terms_of(index):
             batch = self.fetch(self.valid, batches[index])
             with self.arithmetic.autocast():
-                clean = model.validation_losses(batch, self.noise.seed("validation", self.order.seed, index))
-                trained = model.losses(batch, progress, self.noise.seed("as trained", self.order.seed, index))
-            return {**clean, **{f"as_trained_{name}": term for name, term in trained.items()}}, len(batch)
+                sums = model.validate(batch, self.noise.seed("validation", self.order.seed, index))
+            return {name: value / len(batch) for name, value in sums.items()}, len(batch)
 
         terms = mean_terms(terms_of, len(batches), self.processes, lambda: self.stop.signal is not None)
         self.model.train()
@@ -681,7 +681,7 @@ class Pictures:
 
     def drawn(self, designs: Designs | Batch) -> int:
         "How many of some designs are drawn: none where nobody looks, or where the model reconstructs nothing."
-        if not self.trackers.takes_pictures or not self.model.has_latents: return 0
+        if not self.trackers.takes_pictures or not isinstance(self.model, LatentVariableModel): return 0
         cap = self.config.tracking.triplets
         return len(designs) if cap is None else min(cap, len(designs))
 
@@ -707,7 +707,7 @@ class LatentPictures:
 
     def draw_latents(self) -> None:
         "Where up to 1,000 validation designs lie, by t-SNE, coloured by the first attribute there is."
-        if not (self.config.tracking.latent_map and self.trackers.takes_pictures and self.model.has_latents and len(self.valid) > 4): return
+        if not (self.config.tracking.latent_map and self.trackers.takes_pictures and isinstance(self.model, LatentVariableModel) and len(self.valid) > 4): return
         from epuredgm.explore.pictures import blank_figure, draw_points, pixels_of
         from epuredgm.train.run import encode_designs
         model, designs = self.evaluated().eval(), self.valid.subset(range(min(1000, len(self.valid))))
@@ -913,7 +913,7 @@ def end_stage(learner: Learner) -> None:
     if folder is not None and learner.processes.main:
         folder = Path(folder).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
-        for name, content in learner.model.give_pretrained().items(): atomic_write(folder / name, encode_state(content))
+        for name, content in learner.model.export_pretrained().items(): atomic_write(folder / name, encode_state(content))
     done = learner.span.name
     learner.enter_stage()
     learner.say(f"the stage {done} is done after {learner.position.epoch} epochs, {learner.span.name} follows: "
@@ -933,12 +933,11 @@ def finish_epoch(learner: Learner) -> str | None:  # the reason of a stop
     rate = learner.training.lr * learner.factor()
     step, epoch = learner.position.step, learner.position.epoch + 1
     learner.position = Position(step, epoch, 0)
-    best = due and learner.span.last and learner.selection.see(terms["objective"], step, epoch)
+    best = due and learner.span.last and learner.selection.see(terms[learner.model.selected_by], step, epoch)
     if due and learner.training.scheduler == "plateau": learner.plateau.see(
         terms["objective"], learner.training.patience, learner.training.factor, learner.training.min_lr / learner.span.lr)
     record = {"epoch": epoch, "time_per_epoch": learner.so_far.seconds, "lr": rate} | {f"val/{name}": value for name, value in terms.items()}
-    best_name = getattr(learner.model, "best_name", "")
-    if best_name and learner.selection.epoch: record[f"best/val_{best_name}"] = learner.selection.best
+    if learner.selection.epoch: record[f"best/val_{learner.model.selected_by}"] = learner.selection.best
     learner.trackers.log(record, step, epoch)
     if due:
         learner.shown = {"val": terms["objective"]}

@@ -28,7 +28,7 @@ from ..core.runs import RunFolder
 from ..core.seeds import key_seed
 from ..core.spec import DesignSpec
 from ..data.designs import Designs, Splits, build_data, in_units, standardised
-from ..models.contract import GenerativeModel, check_count
+from ..models.contract import GenerativeModel, LatentVariableModel, check_count
 from .checkpoints import decode_state, list_checkpoints, load_chosen, restore
 from .learner import Learner, Outcome, resolve_device
 from .trackers import make_trackers
@@ -143,7 +143,7 @@ class Run(TrainedModel):
     def with_mixture(self) -> "Run":
         "The same run with `mixture` in place of the prior, in completions too; raises EpureError for families that complete without one."
         other = copy(self)
-        other.model = self.model.with_mixture(self.mixture).eval()
+        other.model = self.model.with_prior(self.mixture).eval()
         return other
 
     def complete(self, x, observed, cond=None, n=1, generator=None) -> Tensor:  # (n, B, planes, H, W)
@@ -181,13 +181,13 @@ def sample_run(
 ) -> Tensor:  # (n, planes, H, W) in [0, 1]
     "New designs by one of the samplers; raises EpureError for another one, or where the model has no latents."
     check_count(n)
-    size = run.model.drawn_size(size, generator)
-    sampler = sampler or (run.config.sampling.sampler if run.model.has_latents else "prior")
+    size = run.model.resolve_size(size, generator)
+    sampler = sampler or (run.config.sampling.sampler if isinstance(run.model, LatentVariableModel) else "prior")
     if sampler not in ("aggregated", "mixture", "prior"):
         raise EpureError(f"sampler is {sampler!r}; expected 'aggregated', 'mixture' or 'prior'")
     if sampler == "prior":
         return run.model.sample(n, run._move(cond), size, generator).cpu()
-    if not run.model.has_latents:
+    if not isinstance(run.model, LatentVariableModel):
         raise EpureError(f"{type(run.model).__name__} has no latents to collect; sample with sampler='prior'")
     cond = check_conditions(run._move(cond), n, run.spec, run.device)
     with torch.no_grad():
@@ -289,9 +289,9 @@ def train(
     model = build_model(config, splits.spec)
     begun = resume and list_checkpoints(Path(config.run_dir).expanduser() / "checkpoints")
     if not begun:
-        model.look_at(splits.train)
-        model.take_pretrained(read_pretrained(model))
-    model.take_features(read_features(model))
+        model.fit_statistics(splits.train)
+        model.load_pretrained(read_pretrained(model))
+    model.load_feature_networks(read_features(model))
     with RunFolder.create(config.run_dir, config, resume=resume, overwrite=overwrite) as folder:
         changed = other_designs(folder.read_json("design.json"), splits) if begun else ""
         if changed: raise RunError(f"{folder.path} can't be resumed: it {changed}; put the data back, or choose another run_dir")
