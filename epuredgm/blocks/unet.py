@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .conditions import ConditionEmbedding
 from .grid import AttnBlock, Downsample, ResBlock, Upsample
