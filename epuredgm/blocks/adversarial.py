@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['AdversarialLoss', 'critic_loss', 'generator_loss', 'frozen', 'gradient_penalty']
 
-# %% ../../nbs/blocks/11_adversarial.ipynb #e8095dae
+# %% ../../nbs/blocks/11_adversarial.ipynb #5907d02c
 from collections.abc import Callable
 from typing import Literal
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-# %% ../../nbs/blocks/11_adversarial.ipynb #88f50585
+# %% ../../nbs/blocks/11_adversarial.ipynb #5d570d06
 AdversarialLoss = Literal["least_squares", "hinge", "wasserstein"]
 
 
@@ -30,7 +30,7 @@ def critic_loss(
         return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
     return 0.5 * ((real - 1).square().mean() + fake.square().mean())
 
-# %% ../../nbs/blocks/11_adversarial.ipynb #b91dc770
+# %% ../../nbs/blocks/11_adversarial.ipynb #bff4f567
 def generator_loss(
     fake: Tensor,  # scores of generated designs, any shape
     kind: AdversarialLoss = "least_squares",
@@ -47,7 +47,7 @@ def frozen(
     constants = {name: value.detach() for name, value in (*critic.named_parameters(), *critic.named_buffers())}
     return functional_call(critic, constants, inputs)
 
-# %% ../../nbs/blocks/11_adversarial.ipynb #eb177d1b
+# %% ../../nbs/blocks/11_adversarial.ipynb #b03b1396
 def gradient_penalty(
     critic: Callable[[Tensor], Tensor],  # designs → scores, one or more a row; no norm over the batch
     real: Tensor,  # (B, …)
