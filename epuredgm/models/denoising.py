@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PIXELS_AT_ONCE', 'DenoiserConfig', 'stratified_times', 'draw_given', 'DenoisingModel']
 
-# %% ../../nbs/models/07a_denoising.ipynb #f6593bad
+# %% ../../nbs/models/07a_denoising.ipynb #10e47002
 from itertools import pairwise
 from typing import Annotated, Literal
 
@@ -15,14 +15,14 @@ from torch import Tensor
 
 from ..blocks.conditions import check_conditions, draw_kept_conditions
 from ..blocks.diffusion import renoise
-from ..blocks.masks import check_observed, draw_observed, draw_regions
+from ..blocks.masks import check_observed, draw_observed, draw_regions, pixel_mask
 from ..blocks.unet import UNet, check_width
 from ..core.config import ModelConfig
 from ..core.errors import EpureError
 from ..core.spec import DesignSpec
 from .contract import GenerativeModel, Phase, check_count, check_designs, in_eval_mode, keep_observed, sums
 
-# %% ../../nbs/models/07a_denoising.ipynb #5d6e6bc7
+# %% ../../nbs/models/07a_denoising.ipynb #a4027031
 class DenoiserConfig(ModelConfig):
     "The network, what it is told, and how designs are drawn."
 
@@ -51,7 +51,7 @@ class DenoiserConfig(ModelConfig):
             raise ValueError(f"should have one entry for each of the {sizes} channels")
         return value
 
-# %% ../../nbs/models/07a_denoising.ipynb #410d0a23
+# %% ../../nbs/models/07a_denoising.ipynb #7a325ba6
 def stratified_times(
     n: int,  # B
     generator: torch.Generator | None = None,  # on `device`
@@ -60,22 +60,20 @@ def stratified_times(
     "Draw times that are evenly spread from one random offset (Kingma et al. 2021)."
     return ((torch.arange(n, device=device) + torch.rand(n, generator=generator, device=device)[:1]) / max(n, 1)) % 1
 
-# %% ../../nbs/models/07a_denoising.ipynb #e2ddaf1a
+# %% ../../nbs/models/07a_denoising.ipynb #5d493fd9
 def draw_given(
     config: DenoiserConfig,
     available: Tensor,  # (B, C) bool, what the data hold
     size: tuple[int, int],  # (H, W)
     generator: torch.Generator | None = None,  # on the device of `available`
 ) -> Tensor:  # (B, C) bool, or (B, C, H, W) for regions
-    "Draw what the network is shown of each training design: nothing, or a part that leaves something to draw."
-    regions = config.mask_pattern == "regions" or config.mask_pattern == "auto" and available.shape[1] == 1
-    shown = draw_regions(available, *size, 1.0, generator) if regions else draw_observed(available, 1.0, "subsets", generator)
-    probability = config.observed_prob if config.observed_input else 0.0
-    chosen = torch.rand(len(available), generator=generator, device=available.device) < probability
-    whole = (shown.flatten(1) == available[:, :, None].expand(*available.shape, shown[0, 0].numel()).flatten(1)).all(1)
-    return shown & (chosen & ~whole).view(-1, *[1] * (shown.dim() - 1))
+    "Draw what the network is shown of each training design: nothing, or a part."
+    nothing = 1 - config.observed_prob if config.observed_input else 1.0
+    if config.mask_pattern == "regions" or config.mask_pattern == "auto" and available.shape[1] == 1:
+        return draw_regions(available, *size, 1.0, generator, nothing)
+    return draw_observed(available, 1.0, "subsets", generator, nothing)
 
-# %% ../../nbs/models/07a_denoising.ipynb #c1b5f33c
+# %% ../../nbs/models/07a_denoising.ipynb #4dc628ac
 PIXELS_AT_ONCE = 512 * 64 * 32  # of a component; bounds the memory of large requests
 
 
@@ -132,8 +130,7 @@ class DenoisingModel(GenerativeModel):
         "The network's output for x_t, with observed pixels clean."
         h = torch.where(self.spec.planes_of(observed), clean, x)
         if self.config.observed_input:
-            mask = observed if observed.dim() == 4 else observed[:, :, None, None].expand(-1, -1, *x.shape[-2:])
-            h = torch.cat([h, mask.to(h.dtype)], 1)
+            h = torch.cat([h, pixel_mask(observed, x.shape[-2:]).to(h.dtype)], 1)
         return self.network(h, t, cond, keep).float()
 
     def terms(self, batch, observed, keep, generator) -> dict[str, Tensor]:  # loss and mse_x0: scalars, per counted pixel, mean over designs
