@@ -111,7 +111,7 @@ def test_nothing_heavy_until_it_is_used(code):
     assert loaded(code) == set()
 
 
-@pytest.mark.parametrize("module", ["epuredgm.data.designs", "epuredgm.data.folders", "epuredgm.models.beta_vae", "epuredgm.train.learner", "epuredgm.all"])
+@pytest.mark.parametrize("module", ["epuredgm.data.designs", "epuredgm.data.folders", "epuredgm.models.beta_vae", "epuredgm.train.loop", "epuredgm.all"])
 def test_only_torch_is_loaded(module):
     assert loaded(f"import {module}") <= {"torch"}
 
