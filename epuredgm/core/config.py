@@ -21,9 +21,9 @@ from pydantic import (AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fi
 from pydantic_core import PydanticCustomError
 
 from .documents import ABSENT, Draft, lookup, translate
-from .errors import ConfigError, DataError, listing, near_miss, there_are
+from .errors import ConfigError, DataError, EpureError, listing, near_miss, there_are
 from .registry import Registry, datasets, models
-from .spec import component_index
+from .spec import DesignSpec
 
 # %% ../../nbs/core/03_config.ipynb #97f70e58
 SCALARS = (  # tag, pattern, first characters
@@ -230,13 +230,17 @@ class Section(BaseModel):
 
 
 class ModelConfig(Section):
-    "What every model's section has; a family sub-classes it and registers the sub-class."
+    "Section of a model; a family sub-classes it and registers the sub-class."
     type: str  # a name in the registry of models
 
 
 class DataConfig(Section):
-    "What every kind of data's section has; a kind sub-classes it and registers the sub-class."
+    "Section of data; a kind sub-classes it, says its `spec` and registers the sub-class."
     type: str  # a name in the registry of data
+
+    def spec(self) -> DesignSpec:
+        "Tell what is known of the designs before anything is opened: components, channels, size, names of conditions; attributes and classes where the section says them."
+        raise DataError(f"data.type: expected a kind of data that tells its components before it is opened, got {self.type}; open the data")
 
 # %% ../../nbs/core/03_config.ipynb #b7792c8a
 def section_inside(
@@ -509,12 +513,13 @@ def cross_checks(
     draft: Draft,
     config: "Config",  # every section of it is valid
 ) -> None:
-    "Notes what is wrong between sections."
-    components = getattr(config.data, "component_dirs", None)
-    for name in ("source_component", "target_component", "mask_component"):
-        value = getattr(config.sampling, name)
-        if components is None or value is None: continue
-        try: component_index(tuple(components), value)
+    "Note what is wrong between sections."
+    asked = {name: getattr(config.sampling, name) for name in ("source_component", "target_component", "mask_component")}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    try: spec = config.data.spec() if asked else None
+    except EpureError: return  # told when the data are opened
+    for name, value in asked.items():
+        try: spec.index(value)
         except DataError as error: draft.problem(draft.origins.get(f"sampling.{name}", f"sampling.{name}"), str(error))
 
 # %% ../../nbs/core/03_config.ipynb #58809d49

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['PICTURE_KINDS', 'AttributesConfig', 'read_measures', 'measure_problem', 'measure_table', 'list_pictures',
            'read_picture', 'stretched', 'picture_files', 'decode_pictures', 'drawn_order', 'table_split',
-           'split_pictures', 'attribute_scales', 'open_pictures', 'load_pictures', 'RunDataConfig', 'load_run_data']
+           'split_pictures', 'attribute_scales', 'open_pictures', 'load_pictures', 'RunDataConfig', 'run_of',
+           'load_run_data']
 
 # %% ../../nbs/data/04_attributes.ipynb #c8bdb3ed
 import json
@@ -58,11 +59,9 @@ class AttributesConfig(DataConfig):
     cache_dir: Name | None = None                   # of decoded pictures, None = $XDG_CACHE_HOME/epuredgm or ~/.cache/epuredgm
     verify: bool = False                            # compare the contents of files and cache at each opening, not sizes and times alone
 
-    @property
-    def component_dirs(self) -> tuple[str, ...]: return (self.component or Path(self.root_dir).name or "picture",)  # the one component
-
-    @property
-    def conditions(self) -> tuple[str, ...]: return ()  # measures are attributes, not conditions
+    def spec(self) -> DesignSpec:
+        "Tell the one component and its measures, which are attributes, not conditions; none where the first picture says them."
+        return DesignSpec((self.component or Path(self.root_dir).name or "picture",), self.channels, *self.image_size, attributes=self.attributes)
 
 # %% ../../nbs/data/04_attributes.ipynb #f3313a05
 def read_measures(
@@ -284,8 +283,7 @@ def open_pictures(
         measures = read_measures(config.attributes_path, config.name_column, config.filename_pattern)
         table, metrics = measure_table(measures, names, config.attributes, config.attributes_path)
     elif measured and config.attributes: raise DataError("data.attributes names measures and data.attributes_path no file that has them, give it")
-    spec = DesignSpec(config.component_dirs, config.channels, *config.image_size)
-    return Designs(spec, decode_pictures(config, entries, folder, progress), names=names, attributes=table, attribute_names=metrics)
+    return Designs(config.spec(), decode_pictures(config, entries, folder, progress), names=names, attributes=table, attribute_names=metrics)
 
 # %% ../../nbs/data/04_attributes.ipynb #3d46cd4c
 @datasets.register("attributes", config=AttributesConfig)
@@ -315,6 +313,16 @@ class RunDataConfig(DataConfig):
     type: Literal["run"] = "run"
     run_dir: Name | None = None  # of that run; None where the context knows it, as a regression head does
 
+    def spec(self) -> DesignSpec: return DesignSpec.from_dict(run_of(self).read_json("design.json")["spec"])
+
+
+def run_of(
+    config: RunDataConfig,
+) -> RunFolder:
+    "Open the folder of the run whose data are meant."
+    if config.run_dir is None: raise DataError("data.run_dir is missing, give the folder of the run whose data are meant")
+    return RunFolder.open(config.run_dir)
+
 
 @datasets.register("run", config=RunDataConfig)
 def load_run_data(
@@ -322,6 +330,5 @@ def load_run_data(
     statistics: dict | None = None,  # None = those of the run
 ) -> Splits:
     "The data of a run; raises RunError where there is none, and DataError where its data are gone."
-    if config.run_dir is None: raise DataError("data.run_dir is missing, give the folder of the run whose data are meant")
-    run = RunFolder.open(config.run_dir)
+    run = run_of(config)
     return build_data(run.read_config().data, run.read_json("design.json")["statistics"] or None if statistics is None else statistics)

@@ -79,6 +79,8 @@ class FolderConfig(DataConfig):
     cache_dir: Name | None = None                            # of decoded pictures, None = $XDG_CACHE_HOME/epuredgm or ~/.cache/epuredgm
     verify: bool = False                                     # compare the contents of files and cache at each opening, not sizes and times alone
 
+    def spec(self) -> DesignSpec: return DesignSpec(self.component_dirs, 1, *self.image_size, self.condition_columns, self.attribute_columns)  # classes: the table knows
+
     @field_validator("filename_pattern")
     @classmethod
     def pattern_names_a_file(cls, value): return checked_pattern(value)

@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['DIGIT_SIDE', 'DIGITS', 'read_idx', 'builtin_digits', 'background_files', 'read_backgrounds', 'drawn_backgrounds',
-           'make_component', 'make_polymnist', 'PolyMNISTConfig', 'read_digits', 'build_polymnist', 'write_polymnist',
-           'read_polymnist']
+           'make_component', 'polymnist_spec', 'make_polymnist', 'PolyMNISTConfig', 'read_digits', 'build_polymnist',
+           'write_polymnist', 'read_polymnist']
 
 # %% ../../nbs/data/03_polymnist.ipynb #3a4db696
 import gzip
 import struct
 import zlib
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -126,6 +126,13 @@ def make_component(
     return np.where(inside, 255 - pixels, pixels)
 
 
+def polymnist_spec(
+    components: int,  # C
+) -> DesignSpec:
+    "Specify C components of three channels, labelled with a digit."
+    return DesignSpec(tuple(f"m{c}" for c in range(components)), 3, DIGIT_SIDE, DIGIT_SIDE, classes=DIGITS)
+
+
 def make_polymnist(
     digits: np.ndarray,  # (M, 28, 28) uint8
     labels: np.ndarray,  # (M,) in 0 … 9
@@ -139,8 +146,7 @@ def make_polymnist(
     pixels = np.empty((n, 3 * len(backgrounds), DIGIT_SIDE, DIGIT_SIDE), np.uint8)
     for c, (background, seed) in enumerate(zip(backgrounds, seeds[1:])):
         pixels[:, 3 * c : 3 * c + 3] = make_component(digits, labels, order, background, np.random.default_rng(seed))
-    spec = DesignSpec(tuple(f"m{c}" for c in range(len(backgrounds))), channels=3, height=DIGIT_SIDE, width=DIGIT_SIDE, classes=DIGITS)
-    return Designs(spec, torch.from_numpy(pixels), labels=labels[order].astype(np.int64),
+    return Designs(polymnist_spec(len(backgrounds)), torch.from_numpy(pixels), labels=labels[order].astype(np.int64),
                    names=[f"{i}.{labels[digit]}" for i, digit in enumerate(order)])
 
 # %% ../../nbs/data/03_polymnist.ipynb #ae1130da
@@ -158,16 +164,10 @@ class PolyMNISTConfig(DataConfig):
     n_val: PositiveInt = 1000  # held out
     seed: int = 0
 
-    @property
-    def component_dirs(self) -> tuple[str, ...]:
-        "The names of the components, one a photograph; of photographs that are not there, as many as `components`."
+    def spec(self) -> DesignSpec:
+        "Name a component for each photograph; of photographs that are not there, as many as `components`."
         there = [] if self.backgrounds is None else background_files(self.backgrounds)
-        return tuple(f"m{c}" for c in range(len(there) or self.components))
-
-    # What a model needs to know before anything is opened.
-    channels: ClassVar[int] = 3
-    image_size: ClassVar[tuple[int, int]] = (DIGIT_SIDE, DIGIT_SIDE)
-    conditions: ClassVar[tuple[str, ...]] = ()
+        return polymnist_spec(len(there) or self.components)
 
 # %% ../../nbs/data/03_polymnist.ipynb #76bc6ca6
 def read_digits(

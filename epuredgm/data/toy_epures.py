@@ -499,8 +499,7 @@ class ToyEpuresConfig(DataConfig):
     image_size: tuple[Annotated[int, Field(ge=32)], Annotated[int, Field(ge=16)]] = UNITS  # height, width in pixels
     conditions: tuple[Condition, ...] = PERFORMANCES
 
-    @property
-    def component_dirs(self) -> tuple[str, ...]: return COMPONENTS  # as a folder of épures has them
+    def spec(self) -> DesignSpec: return DesignSpec(COMPONENTS, 1, *self.image_size, self.conditions, tuple(p.name for p in PARAMETERS))
 
     @field_validator("conditions")
     @classmethod
@@ -516,15 +515,14 @@ def toy_designs(
     stream: str,         # "train" or "val"
     statistics: dict,    # of the conditions
 ) -> Designs:
-    "Designs with their conditions, measured on their pictures, and their parameters as attributes."
+    "Draw designs with their conditions, measured on the pictures, and their parameters as attributes."
     parameters = sample_parameters(n, config.seed, stream)
     pixels = torch.from_numpy(draw(parameters, config.image_size))
     measured = measure(pixels) if config.conditions else {}
     cond = torch.stack([measured[name] for name in config.conditions], 1).numpy() if config.conditions else None
-    spec = DesignSpec(COMPONENTS, height=config.image_size[0], width=config.image_size[1], conditions=config.conditions)
-    names = [f"{stream}_{i:05d}" for i in range(n)]
+    spec, names = config.spec(), [f"{stream}_{i:05d}" for i in range(n)]
     return Designs(spec, pixels, None if cond is None else standardised(cond, config.conditions, statistics), names=names,
-                   attributes=parameters.astype(np.float32), attribute_names=[p.name for p in PARAMETERS])
+                   attributes=parameters.astype(np.float32), attribute_names=spec.attributes)
 
 
 KNOWLEDGE = Knowledge(

@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -39,7 +39,7 @@ from .cache import default_cache_dir
 from .decoding import PictureError, png_header, refuse_kind
 from .designs import Batch, Splits, as_greys, positions
 from .layout_trees import LayoutTree, paint_page, read_tree
-from .pages import make_pages
+from .pages import archetypes, make_pages
 
 # %% ../../nbs/data/08_variable_sizes.ipynb #d39db335
 @dataclass(frozen=True)
@@ -595,11 +595,7 @@ class WireframesConfig(DataConfig):
     cache_dir: str | None = None           # of decoded pictures, None = the user's
     cache_gb: NonNegativeFloat = 2.0       # larger collections are decoded at each use
 
-    # What a model needs to know before anything is opened.
-    component_dirs: ClassVar[tuple[str, ...]] = ("page",)
-    channels: ClassVar[int] = 1
-    image_size: ClassVar[tuple[None, None]] = (None, None)
-    conditions: ClassVar[tuple[str, ...]] = ()
+    def spec(self) -> DesignSpec: return DesignSpec(("page",), classes=sorted(archetypes()) if self.data_dir is None else ())  # of any size; files know their labels
 
 # %% ../../nbs/data/08_variable_sizes.ipynb #8d70df90
 def read_labels(
