@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PICTURE_KINDS', 'AttributesConfig', 'read_measures', 'measure_problem', 'measure_table', 'list_pictures',
-           'read_picture', 'stretched', 'picture_files', 'decode_pictures', 'drawn_order', 'table_split',
+           'picture_array', 'stretched', 'picture_files', 'decode_pictures', 'drawn_order', 'table_split',
            'split_pictures', 'attribute_scales', 'open_pictures', 'load_pictures', 'RunDataConfig', 'run_of',
            'load_run_data']
 
@@ -12,13 +12,11 @@ __all__ = ['PICTURE_KINDS', 'AttributesConfig', 'read_measures', 'measure_proble
 import json
 import os
 from dataclasses import replace
-from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from ..core.config import DataConfig, Fraction
@@ -28,7 +26,7 @@ from ..core.runs import RunFolder
 from ..core.seeds import key_seed
 from ..core.spec import DesignSpec
 from .cache import BadPictures, PictureFiles, decoded
-from .decoding import PictureError, as_grey, resize
+from .decoding import PictureError, read_picture, resize
 from .designs import Designs, Splits, build_data, standardised
 from .folders import Name, stamp_of
 from .tables import SPLIT_OF, number_problem, read_table, refuse
@@ -152,30 +150,23 @@ def list_pictures(
     raise DataError(f"{folder}: there are no pictures ({listing(PICTURE_KINDS)}) in it{held}")
 
 # %% ../../nbs/data/04_attributes.ipynb #c0946cfe
-def read_picture(
-    file,                     # path or open file, of any format that Pillow reads
-    channels: int,            # 1 or 3
-    size: tuple[int, int],    # height, width in pixels
-    deep: bool = False,       # whether more than 8 bits a pixel may stand in it
-) -> np.ndarray:              # (channels, H, W): uint8, or float32 where the file has more than 8 bits
-    "A picture at a size; `PictureError` that completes a sentence beginning with its name."
-    try:
-        image = Image.open(file)
-        image.load()
-    except Exception as error:  # Pillow raises many kinds, and all of them mean the same to whoever owns the file
-        raise PictureError(f"can't be read as a picture ({error}): copy or write it again") from error
-    if channels == 3: return np.asarray(resize(image.convert("RGB"), size)).transpose(2, 0, 1)
-    if image.mode.startswith(("I", "F")):
-        if not deep: raise PictureError(f"has more than 8 bits a pixel (mode {image.mode}): save it with 8, or set data.local_normalization to true")
-        return np.asarray(resize(image.convert("F"), size), dtype=np.float32)[None]
-    if image.mode in ("RGB", "RGBA", "CMYK", "YCbCr"): raise PictureError("is in colour where grey was expected: convert it, or set data.channels to 3")
-    return np.asarray(resize(as_grey(image), size))[None]
+def picture_array(
+    data: bytes,                # a whole file, of any format that Pillow reads
+    config: "AttributesConfig", # says how many channels, which size, and whether each picture is stretched
+) -> np.ndarray:                # (channels, H, W) uint8
+    "Read a picture as models see it; `PictureError` says why it can't be used."
+    advice = {"colour": ", or set data.channels to 3", "deep": ", or set data.local_normalization to true"}
+    image = read_picture(data, "rgb" if config.channels == 3 else "grey", None, config.local_normalization, advice)
+    pixels = np.asarray(resize(image, config.image_size))
+    if not np.isfinite(pixels).all(): raise PictureError("has values that are no finite numbers: mend them")
+    pixels = pixels.transpose(2, 0, 1) if pixels.ndim == 3 else pixels[None]
+    return stretched(pixels) if config.local_normalization else pixels
 
 
 def stretched(
     pixels: np.ndarray,  # (…, channels, H, W) of any numbers
 ) -> np.ndarray:         # the same shape, uint8
-    "Each picture's own minimum as 0 and maximum as 255, over its channels together; a picture of one value becomes 0."
+    "Map each picture's minimum to 0 and maximum to 255, over its channels together; a picture of one value becomes 0."
     low, high = (end(pixels, axis=(-3, -2, -1), keepdims=True).astype(np.float32) for end in (np.min, np.max))
     return ((pixels - low) / np.where(high > low, high - low, 1) * 255).round().astype(np.uint8)
 
@@ -190,11 +181,7 @@ def picture_files(
     plain = config.channels == 1 and not local and all(path.lower().endswith(".png") for path in paths)
     files = PictureFiles(root.name, f"pictures of {root}", paths, tuple(stamp_of(entry) for entry in entries), 1, config.image_size)
 
-    def read(data: bytes) -> np.ndarray:
-        picture = read_picture(BytesIO(data), config.channels, config.image_size, local)
-        return stretched(picture) if local else picture
-
-    return files if plain else replace(files, planes=config.channels, read=read, way=f"{config.channels} channels{', each picture stretched' * local}")
+    return files if plain else replace(files, planes=config.channels, read=lambda data: picture_array(data, config), way=f"{config.channels} channels{', each picture stretched' * local}")
 
 
 def decode_pictures(

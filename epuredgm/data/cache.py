@@ -28,7 +28,7 @@ try: import fcntl
 except ImportError: fcntl = None  # no such locks outside POSIX: writing stays safe, work may be done twice
 
 # %% ../../nbs/data/00b_cache.ipynb #6fffbdb2
-CACHE_VERSION = 1  # raised whenever the same files would decode into other pixels
+CACHE_VERSION = 2  # raised whenever the same files would decode into other pixels
 
 
 @dataclass(frozen=True)

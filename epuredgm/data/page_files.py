@@ -24,7 +24,7 @@ from PIL import Image
 from ..core.errors import DataError, RunError, listing
 from ..core.runs import atomic_write
 from .cache import default_cache_dir
-from .decoding import PictureError, png_header, refuse_kind
+from .decoding import PictureError, read_file, read_picture
 from .layout_trees import LayoutTree, read_tree
 
 # %% ../../nbs/data/09_page_files.ipynb #cbe96980
@@ -93,19 +93,9 @@ def read_page_picture(
     path: Path,          # a PNG file
     scale: float = 1.0,  # 0 to 1
 ) -> np.ndarray:         # (h, w) uint8
-    "A page's picture, or a `DataError` that names the file."
-    try:
-        data = path.read_bytes()
-        width, height, bits, colour, *_ = png_header(data)
-        if width * height > 2**27: raise PictureError(f"has {width}×{height} pixels, more than a page has: make it smaller")
-        if bits == 16: refuse_kind(width, height, bits, colour)  # Pillow would cut what is lighter than 255 of 65535
-        image = Image.open(BytesIO(data), formats=("PNG",))
-        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-            if image.convert("RGBA").getextrema()[3][0] < 255:
-                raise PictureError("is transparent in places: flatten it onto its background, or what is hidden would be seen")
-        return shrunk(image if image.mode == "L" else image.convert("L"), scale)
+    "Read the picture of a page; `DataError` names the file."
+    try: return shrunk(read_picture(read_file(path), "to grey"), scale)
     except PictureError as error: raise DataError(f"{path} {error}") from None
-    except (OSError, ValueError, SyntaxError) as error: raise DataError(f"{path} can't be read ({error}): copy or write it again") from None
 
 # %% ../../nbs/data/09_page_files.ipynb #9aa91506
 def described(
@@ -191,7 +181,7 @@ def open_pages(
     def digest(text): return hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=12).hexdigest()
     # Which files these are names a folder; their state, the files in it. What a new state replaces is removed.
     names = "\0".join(str(path.resolve()) for path in files)
-    place = Path("pages") / digest(f"{scale}\0{names}") / digest(f"1 {Image.__version__} {cache_gb}\0{stamps}")
+    place = Path("pages") / digest(f"{scale}\0{names}") / digest(f"2 {Image.__version__} {cache_gb}\0{stamps}")
     try: found = described_on_disk(files, scale, (Path(cache_dir).expanduser() if cache_dir else default_cache_dir()) / place, cache_gb * 1e9, workers)
     except (OSError, RunError) as error:
         warnings.warn(f"the pages of {folder} can't be cached ({error}), so they are read again at each opening: set data.cache_dir to a folder that can be written", stacklevel=2)
