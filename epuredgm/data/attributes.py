@@ -67,7 +67,7 @@ def read_measures(
     name_column: str = "filename",      # of a CSV
     filename_pattern: str = "{name}",   # of a CSV: the file of a name
 ) -> dict[str, dict[str, Any]]:         # file name → {metric: value as it stands}
-    "What was measured, unchecked value by value; raises DataError where the file is not such a mapping."
+    "Read a file of measures, unchecked value by value; `DataError` where it is no mapping of names to measures."
     path = Path(path).expanduser()
     if path.suffix.lower() == ".csv":
         table = read_table(path)
@@ -96,7 +96,7 @@ def measure_problem(
     values: dict | None,  # of a picture, None = it has none
     metric: str,          # its name
 ) -> str | None:          # None: it is a finite number
-    "What is wrong with a picture's value of a metric."
+    "Describe what is wrong with a picture's value of a metric."
     if values is None: return "is not in it"
     if metric not in values: return f"has no {metric}{near_miss(metric, values)}"
     value = values[metric]
@@ -176,7 +176,7 @@ def picture_files(
     entries: list[os.DirEntry],   # of `list_pictures`
     root: Path,                   # where they are
 ) -> PictureFiles:
-    "What the cache needs to know of pictures, and how it reads those that are not grey PNG files or shall be stretched."
+    "Describe pictures to the cache, with a reader for those that are not grey PNG files or shall be stretched."
     paths, local = tuple(str(Path(entry.path).resolve()) for entry in entries), config.local_normalization
     plain = config.channels == 1 and not local and all(path.lower().endswith(".png") for path in paths)
     files = PictureFiles(root.name, f"pictures of {root}", paths, tuple(stamp_of(entry) for entry in entries), 1, config.image_size)
@@ -226,7 +226,7 @@ def split_pictures(
     config: AttributesConfig,  # says how
     names: list[str],          # N file names
 ) -> np.ndarray:               # (N,) of "train", "val", "test" and "", which is left out by subset_size
-    "Which split each picture belongs to; raises DataError where one is empty."
+    "Assign each picture to a split; `DataError` where one is empty."
     order = drawn_order(names, config.seed)
     splits = np.full(len(names), "train", dtype="<U5") if config.split_path is None else table_split(config, names)
     if config.subset_size is not None: splits[order[config.subset_size:]] = ""
@@ -247,7 +247,7 @@ def attribute_scales(
     way: str | None,           # "standard", "min_max", None = none
     path: str | Path,          # of the measures, for messages
 ) -> dict:                     # name → {"mean", "std"}: what is subtracted, and what is divided by
-    "What normalising attributes needs; raises DataError for one that is constant."
+    "Compute the shift and scale of each attribute; `DataError` for one that is constant."
     if way is None: return {}
     low, high = values.min(0), values.max(0)
     constant = [name for name, a, b in zip(names, low, high) if not b > a]

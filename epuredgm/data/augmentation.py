@@ -19,7 +19,7 @@ from .designs import as_greys
 # %% ../../nbs/data/08_augmentation.ipynb #d39db335
 @dataclass(frozen=True)
 class Augmentation:
-    "What is done to a page in training; the default is nothing."
+    "Settings of the augmentation of pages; the default is none."
     crop_at_random: bool = False  # where a page is too high: anywhere rather than in the middle
     perspective_p: float = 0.0    # share of pages
     perspective_distortion_scale: float = 0.08  # twice the farthest that a corner moves, as a share of the page's sides

@@ -98,7 +98,7 @@ def is_true(
     key: str,             # files.key
     images: np.ndarray,   # as `open_cache` gave them
 ) -> bool:
-    "Whether pixels and files are still those of the day of decoding."
+    "Tell whether pixels and files are still those of the day of decoding."
     try:
         manifest = json.loads((folder / f"{key}.json").read_bytes())
         if array_digest(images) != manifest["pixels"]: return False

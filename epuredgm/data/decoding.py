@@ -157,7 +157,7 @@ def decode_files(
 def file_digest(
     data: bytes,  # a whole file, empty for a missing one
 ) -> bytes:       # 16 bytes
-    "What tells one content from another."
+    "Digest a file's content."
     return hashlib.blake2b(data, digest_size=16).digest()
 
 # %% ../../nbs/data/00a_decoding.ipynb #a0c69ed0
@@ -174,7 +174,7 @@ def serve(
 
 
 def serve_standard_streams() -> None:
-    "What a helper process runs."
+    "Serve on the standard streams: the main function of a helper process."
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent alone answers it
     with contextlib.suppress(BrokenPipeError): serve(sys.stdin.buffer, sys.stdout.buffer)
 
@@ -219,7 +219,7 @@ class Helper:
 
 # %% ../../nbs/data/00a_decoding.ipynb #4858ae54
 def processors() -> int:
-    "How many processors this process may use."
+    "Count the processors that this process may use."
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

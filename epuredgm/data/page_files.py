@@ -123,7 +123,7 @@ def told_bytes(
     files: list[Path],
     scale: float,
 ) -> float:          # of pixels, after scaling
-    "How large the pictures say that they are, without decoding them."
+    "Add up the sizes that the pictures' headers say, without decoding them."
     total = 0
     for path in files:
         try:
