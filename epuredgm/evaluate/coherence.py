@@ -21,7 +21,8 @@ from ..core.spec import DesignSpec
 from ..data.designs import Designs
 from .classifiers import ComponentClassifiers, class_labels, look_at
 from .frechet import FeatureNetwork, frechet_scores, pictures_features
-from .scores import Score, plot_figure, statistic_score
+from .scores import Score, statistic_score
+from ..plot.figures import plot_figure
 from ..models.contract import keep_observed
 
 # %% ../../nbs/evaluate/08_coherence.ipynb #a9b63944

@@ -103,15 +103,3 @@ def mean_score(
     "Mean over designs (and components) that exist; the bootstrap draws designs."
     counted = int(mask.reshape(len(mask), -1).any(1).sum())
     return statistic_score(lambda v, m: masked_mean(v, m, None), values, mask, generator=generator, n=counted, **fields)
-
-# %% ../../nbs/evaluate/00_scores.ipynb #cdf07aab
-def plot_figure(
-    width: float,   # inches, at 100 pixels each
-    height: float,  # inches
-):                  # a matplotlib Figure without axes
-    "White paper for a plot."
-    from epuredgm.explore.pictures import blank_figure
-
-    figure = blank_figure(round(100 * width), round(100 * height))
-    figure.set_layout_engine("constrained")
-    return figure
