@@ -20,7 +20,7 @@ from ..core.seeds import generator as make_generator
 from ..data.designs import Designs
 from ..data.toy_epures import COMPONENTS, PARAMETERS, ink_of, without_haze
 from .coherence import look_at_completions, number_in, observed_choices
-from .scores import Score, statistic_score
+from .scores import Score, mean_score, statistic_score
 from ..plot.figures import plot_figure
 
 # %% ../../nbs/evaluate/09_geometry.ipynb #0763030c
@@ -190,7 +190,7 @@ def agreement_scores(
         found[name] = statistic_score(pairs_agreement, read[:, i, p], read[:, j, p], generator=random, reference=float(pairs_agreement(real[:, i, p], real[:, j, p])),
                                       reference_name=f"real designs; shuffled {floor:.2f}", better="higher")
     drawn = ~read.isnan().any(2)
-    return found | {"readable": statistic_score(torch.mean, drawn.double().mean(1), generator=random, reference=float((~real.isnan().any(2)).double().mean()),
+    return found | {"readable": mean_score(drawn.double().mean(1), torch.ones(len(drawn), dtype=torch.bool), random, reference=float((~real.isnan().any(2)).double().mean()),
                                                 reference_name="real designs", better="higher")}
 
 # %% ../../nbs/evaluate/09_geometry.ipynb #d3bb02a5
