@@ -25,8 +25,10 @@ from ..core.errors import TrainingError, listing
 from ..core.runs import RunFolder, atomic_write
 from ..core.seeds import generator
 from ..data.designs import Designs, Splits
-from ..blocks.neighbours import tsne
-from ..explore.pictures import blank_figure, contact_sheet, draw_points, pixels_of, triplet_array
+from ..plot.figures import blank_figure, pixels_of
+from ..plot.pictures import triplet_array
+from ..plot.points import draw_points, tsne
+from ..plot.sheets import contact_sheet
 from .checkpoints import encode_state, list_checkpoints, load_latest, read_pointer, save_checkpoint, tidy
 from .encoding import encode_designs
 from .state import EpochMetrics, TrainState
