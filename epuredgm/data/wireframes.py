@@ -99,7 +99,9 @@ class WireframesConfig(DataConfig):
     cache_dir: str | None = None           # of decoded pictures, None = the user's
     cache_gb: NonNegativeFloat = 2.0       # larger collections are decoded at each use
 
-    def spec(self) -> DesignSpec: return DesignSpec(("page",), classes=sorted(archetypes()) if self.data_dir is None else ())  # of any size; files know their labels
+    def spec(self) -> DesignSpec:
+        "Tell the one component, of any size, and the archetypes of generated pages, which take turns; a folder knows its own labels."
+        return DesignSpec(("page",), classes=sorted(archetypes()) if self.data_dir is None and self.n >= len(archetypes()) else ())
 
 # %% ../../nbs/data/11_wireframes.ipynb #8d70df90
 def read_labels(

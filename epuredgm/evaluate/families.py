@@ -17,7 +17,8 @@ from ..core.spec import DesignSpec
 from ..data.designs import Designs
 from ..models.contract import count_parameters, in_eval_mode
 from .completion import completion_errors, completion_scores
-from .scores import Score, plot_figure, text_table
+from .scores import Score, text_table
+from ..plot.figures import plot_figure
 
 # %% ../../nbs/evaluate/10_families.ipynb #847bf536
 def pair_scores(

@@ -37,7 +37,10 @@ from .geometry import fit_readout, geometry_figure, geometry_scores
 from .latents import in_units_of, latent_scores, latents_figure, readout_scores
 from .reconstruction import mean_picture, reconstruction_errors, reconstruction_figure, reconstruction_scores
 from .scores import plain, text_table
-from ..train.run import designs_of, encode_designs
+from ..plot.figures import blank_figure, png
+from ..plot.pictures import TEXT
+from ..train.encoding import encode_designs
+from ..train.run import designs_of
 
 # %% ../../nbs/evaluate/05_report.ipynb #14877d0f
 class NotMeasured(EpureError):
@@ -337,8 +340,6 @@ def table_figure(
     patterns: Sequence[str] = HEADLINES,  # which scores
 ):                                        # a matplotlib Figure
     "The short table as a picture."
-    from epuredgm.explore.pictures import TEXT, blank_figure
-
     rows = table_cells(report, patterns)
     figure = blank_figure(820, round(55 + 16.5 * len(rows)))
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, 8.2), ylim=(0.55 + 0.165 * len(rows), 0))
@@ -408,8 +409,6 @@ def write_report(
     patterns: Sequence[str] = HEADLINES,  # which scores the report shows
 ) -> dict[str, str]:         # what each file is called, relative to the run
     "`eval/metrics.json`, `eval/report.png` and a picture of each figure; each file is written whole or not at all."
-    from epuredgm.explore.pictures import png
-
     place, prefix = ("eval", "evaluate") if not name else (f"eval/{name}", f"evaluate-{name}")
     files = {figure: f"pictures/{prefix}-{figure}.png" for figure in figures} | {"report": f"{place}/report.png", "metrics": f"{place}/metrics.json"}
     pictures = {figure: png(drawn) for figure, drawn in figures.items()}
