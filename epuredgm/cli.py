@@ -7,9 +7,9 @@ __all__ = ['UsageError', 'app', 'Override', 'ConfigFile', 'ConfigOption', 'regre
            'OutputDir', 'Count', 'Workers', 'wireframes', 'plain_arguments', 'system_sentence', 'usage_sentence',
            'say_warning', 'told_in_sentences', 'Commands', 'main', 'version_option', 'one_configuration',
            'check_run_folder', 'train_command', 'height_and_width', 'sample_command', 'section_spec', 'parameter_row',
-           'text_table', 'params_command', 'evaluate_command', 'classify_command', 'regression_changes',
-           'regress_train_command', 'regress_evaluate_command', 'regress_predict_command', 'toy_command',
-           'wireframes_command', 'render_command', 'demo_configuration', 'demo_command']
+           'params_command', 'evaluate_command', 'classify_command', 'regression_changes', 'regress_train_command',
+           'regress_evaluate_command', 'regress_predict_command', 'toy_command', 'wireframes_command', 'render_command',
+           'demo_configuration', 'demo_command']
 
 # %% ../nbs/cli.ipynb #33960ea8
 import errno
@@ -264,21 +264,14 @@ def parameter_row(
     return model, (path.name, config.model.type, f"{total:,}", f"{trainable:,}")
 
 
-def text_table(
-    rows: list[tuple[str, ...]],  # the first is the header; the first two columns are text
-) -> str:
-    "Rows as aligned text, numbers to the right."
-    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(width) if k < 2 else cell.rjust(width) for k, (cell, width) in enumerate(zip(row, widths))) for row in rows)
-
-
 @app.command("params")
 def params_command(
     configs: Annotated[list[Path], typer.Argument(metavar="CONFIG …", help="YAML or JSON files.")],
 ) -> None:
     "Count the parameters of models, in all and trainable."
+    from epuredgm.evaluate.scores import text_table
     counted = [parameter_row(path) for path in configs]
-    typer.echo(text_table([("configuration", "model", "total", "trainable"), *(row for _, row in counted)]))
+    typer.echo(text_table([("configuration", "model", "total", "trainable"), *(row for _, row in counted)], markdown=False, left=2))
     if len(counted) == 1 and counted[0][0] is not None: typer.echo(f"\n{counted[0][0].summary()}")
 
 # %% ../nbs/cli.ipynb #690a6894
@@ -323,10 +316,11 @@ def classify_command(
     "Train the classifiers that judge coherence."
     from epuredgm.core.config import load_config
     from epuredgm.evaluate.classifiers import train_classifiers
+    from epuredgm.evaluate.scores import text_table
     data = load_config(config / "config.yaml" if config.is_dir() else config, overrides).data
     classifiers = train_classifiers(data, out, label, epochs, seed, overwrite, progress)
     rows = [(name, f"{one.value:.3f}", f"{one.low:.3f} to {one.high:.3f}", f"{one.reference:.3f}", str(one.n)) for name, one in classifiers.accuracy.items()]
-    typer.echo(text_table([("component", "accuracy", "95 % interval", "most frequent class", "held-out designs"), *rows]))
+    typer.echo(text_table([("component", "accuracy", "95 % interval", "most frequent class", "held-out designs"), *rows], markdown=False, left=2))
     typer.echo(f"the classifiers of {classifiers.label} are in {out}, seed {seed}: epuredgm evaluate RUN --coherence {out}")
 
 # %% ../nbs/cli.ipynb #c3fcf170

@@ -4,11 +4,10 @@
 
 # %% auto #0
 __all__ = ['class_column', 'class_labels', 'ClassifierSection', 'PictureClassifier', 'ComponentClassifiers', 'look_at',
-           'wilson_interval', 'accuracy_scores', 'classified_data', 'check_replaced', 'train_classifiers',
-           'measure_classifiers', 'load_classifiers', 'refuse_foreign']
+           'accuracy_scores', 'classified_data', 'check_replaced', 'train_classifiers', 'measure_classifiers',
+           'load_classifiers', 'refuse_foreign']
 
 # %% ../../nbs/evaluate/06_classifiers.ipynb #ed78efbc
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -146,17 +145,6 @@ def look_at(
     return {name: torch.cat(parts) for name, parts in seen.items()}
 
 # %% ../../nbs/evaluate/06_classifiers.ipynb #c30ab5f5
-def wilson_interval(
-    right: int,  # designs named rightly
-    n: int,      # designs, at least 1
-) -> tuple[float, float]:  # in [0, 1]
-    "The 95 % interval of a share (Wilson 1927)."
-    z, share = 1.959964, right / n
-    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    ends = [(share + z * z / (2 * n) + sign * half) / (1 + z * z / n) for sign in (-1, 1)]
-    return max(ends[0], 0.0), min(ends[1], 1.0)
-
-
 def accuracy_scores(
     named: Tensor,      # (N, C) classes that were named
     labels: Tensor,     # (N,) classes that it is
@@ -164,14 +152,16 @@ def accuracy_scores(
     spec: DesignSpec,   # names the components
 ) -> dict[str, Score]:  # "overall" and each component
     "Share of the pictures that are named rightly, beside that of always naming the most frequent class."
+    from scipy.stats import binomtest
+
     chance = labels.unique(return_counts=True)[1].max().item() / len(labels)
     right, found = (named == labels[:, None]) & available, {}
     for name, columns in ({"overall": slice(None)} | {name: slice(c, c + 1) for c, name in enumerate(spec.components)}).items():
         hits, n = int(right[:, columns].sum()), int(available[:, columns].sum())
         # the components of a design are not independent draws, so that the interval counts designs
         designs = int(available[:, columns].any(1).sum())
-        low, high = wilson_interval(round(hits / max(n, 1) * designs), max(designs, 1))
-        found[name] = Score(hits / max(n, 1), low, high, chance, "most frequent class", designs, "higher")
+        interval = binomtest(round(hits / max(n, 1) * designs), max(designs, 1)).proportion_ci(method="wilson")
+        found[name] = Score(hits / max(n, 1), interval.low, interval.high, chance, "most frequent class", designs, "higher")
     return found
 
 # %% ../../nbs/evaluate/06_classifiers.ipynb #84fed317

@@ -6,7 +6,7 @@
 __all__ = ['all_alike', 'pairs_alike', 'alike_by_chance', 'joint_scores', 'observed_choices', 'mean_completion',
            'look_at_completions', 'micro_share', 'macro_share', 'share_scores', 'conditional_scores', 'follower_of',
            'component_features', 'completions_seen', 'conditional_frechet', 'coherence_scores', 'coherence_figure',
-           'score_cell', 'markdown_table', 'coherence_table']
+           'score_cell', 'coherence_table']
 
 # %% ../../nbs/evaluate/08_coherence.ipynb #4112e1e9
 from collections.abc import Callable, Sequence
@@ -21,23 +21,23 @@ from ..core.spec import DesignSpec
 from ..data.designs import Designs
 from .classifiers import ComponentClassifiers, class_labels, look_at
 from .frechet import FeatureNetwork, frechet_scores, pictures_features
-from .scores import Score, plot_figure, statistic_score
+from .scores import Score, mean_score, plot_figure, sums_score, text_table
 from ..models.contract import keep_observed
 
 # %% ../../nbs/evaluate/08_coherence.ipynb #a9b63944
 def all_alike(
     named: Tensor,  # (N, C) classes
-) -> Tensor:        # () in [0, 1]
-    "Share of designs whose components are all named alike."
-    return (named == named[:, :1]).all(1).double().mean()
+) -> Tensor:        # (N,) 0 or 1
+    "Tell designs whose components are all named alike."
+    return (named == named[:, :1]).all(1).double()
 
 
 def pairs_alike(
     named: Tensor,  # (N, C) classes, C at least 2
-) -> Tensor:        # () in [0, 1]
-    "Share of pairs of components that are named alike."
+) -> Tensor:        # (N,) in [0, 1]
+    "Share of a design's pairs of components that are named alike."
     first, second = torch.triu_indices(named.shape[1], named.shape[1], offset=1)
-    return (named[:, first] == named[:, second]).double().mean()
+    return (named[:, first] == named[:, second]).double().mean(1)
 
 
 def alike_by_chance(
@@ -57,9 +57,9 @@ def joint_scores(
 ) -> dict[str, Score]:    # "all" and "pairs"
     "Joint coherence beside that of real designs, the classifiers' accuracy and chance."
     random, chance = make_generator(seed, "evaluate", "joint coherence"), alike_by_chance(named)
-    return {name: statistic_score(share, named, generator=random, reference=float(share(real)), better="higher",
-                                  reference_name=f"real designs; classifier {accuracy:.3f}, chance {chance[name]:.2g}")
-            for name, share in (("all", all_alike), ("pairs", pairs_alike))}
+    def score(name, alike): return mean_score(alike(named), torch.ones(len(named), dtype=torch.bool), random, reference=float(alike(real).mean()), better="higher",
+                                              reference_name=f"real designs; classifier {accuracy:.3f}, chance {chance[name]:.2g}")
+    return {name: score(name, alike) for name, alike in (("all", all_alike), ("pairs", pairs_alike))}
 
 # %% ../../nbs/evaluate/08_coherence.ipynb #d6379a1c
 def observed_choices(
@@ -105,23 +105,19 @@ def look_at_completions(
 
 # %% ../../nbs/evaluate/08_coherence.ipynb #769c4b83
 def micro_share(
-    right: Tensor,   # (N,) pictures of each design that are right
-    asked: Tensor,   # (N,) pictures of each design
-    labels: Tensor,  # (N,) classes, not used
-) -> Tensor:         # () in [0, 1]
+    right: Tensor,  # (…, K) pictures of each class that are right
+    asked: Tensor,  # (…, K) pictures of each class
+) -> Tensor:        # (…) in [0, 1]
     "Share of the pictures."
-    return right.sum() / asked.sum()
+    return right.sum(-1) / asked.sum(-1)
 
 
 def macro_share(
-    right: Tensor,   # (N,) pictures of each design that are right
-    asked: Tensor,   # (N,) pictures of each design
-    labels: Tensor,  # (N,) classes
-) -> Tensor:         # () in [0, 1]
-    "Mean over classes of the share of their pictures."
-    number = labels.unique(return_inverse=True)[1]
-    sums = [torch.zeros(int(number.max()) + 1, dtype=torch.float64).index_add_(0, number, values.double()) for values in (right, asked)]
-    return (sums[0] / sums[1])[sums[1] > 0].mean()
+    right: Tensor,  # (…, K) pictures of each class that are right
+    asked: Tensor,  # (…, K) pictures of each class
+) -> Tensor:        # (…) in [0, 1]
+    "Mean over classes of the share of their pictures; a class without pictures is left out."
+    return (right / asked).nanmean(-1)
 
 
 def share_scores(
@@ -132,10 +128,11 @@ def share_scores(
     generator: torch.Generator,  # of the bootstrap
 ) -> dict[str, Score]:   # "micro" and "macro"
     "Both averages with their intervals, beside the classifiers' accuracy and chance."
-    counts = labels.unique(return_counts=True)[1]
+    _, number, counts = labels.unique(return_inverse=True, return_counts=True)
     chance = {"micro": counts.max().item() / len(labels), "macro": 1 / len(counts)}
-    return {name: statistic_score(share, right.double(), asked.double(), labels, generator=generator, n=int((asked > 0).sum()), reference=accuracy,
-                                  reference_name=f"classifier on real; chance {chance[name]:.2g}", better="higher")
+    of_class = torch.nn.functional.one_hot(number, len(counts)).double()
+    return {name: sums_score(share, of_class * right[:, None], of_class * asked[:, None], generator=generator, n=int((asked > 0).sum()), reference=accuracy,
+                             reference_name=f"classifier on real; chance {chance[name]:.2g}", better="higher")
             for name, share in (("micro", micro_share), ("macro", macro_share))}
 
 # %% ../../nbs/evaluate/08_coherence.ipynb #d0c6142c
@@ -298,14 +295,6 @@ def score_cell(
     return f"{value:.3g}" if low is None or high is None else f"{value:.3g} ± {(high - low) / 2:.2g}"
 
 
-def markdown_table(
-    rows: list[list[str]],  # the header first
-) -> str:
-    "Rows as a table of Markdown."
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
-
-
 def coherence_table(
     results: dict[str, dict],  # model → of coherence_scores, or from metrics.json, on the same designs
     average: str = "macro",    # or "micro"
@@ -325,4 +314,4 @@ def coherence_table(
             f"Fréchet: mean over components; {seen(floor, 'reference'):.3g} {seen(floor, 'reference_name')}. {seen(one, 'n')} designs.")
     joint = next(iter(first["joint"].values()), None)
     if joint: said += f" Joint: real designs {seen(joint['all'], 'reference'):.3g} (all), {seen(joint['pairs'], 'reference'):.3g} (pairs)."
-    return "\n\n".join([markdown_table(given), markdown_table(drawn), said])
+    return "\n\n".join([text_table(given), text_table(drawn), said])

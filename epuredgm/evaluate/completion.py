@@ -13,7 +13,7 @@ from torch import Tensor
 from ..core.seeds import generator as make_generator
 from ..core.spec import DesignSpec
 from ..data.designs import Designs
-from .scores import Score, bootstrap_interval, plot_figure
+from .scores import Score, bootstrap_sums, plot_figure
 
 # %% ../../nbs/evaluate/03_completion.ipynb #4ff7aab1
 def errors_of(
@@ -57,20 +57,20 @@ def completion_errors(
 
 # %% ../../nbs/evaluate/03_completion.ipynb #a5151099
 def error_ratio(
-    reference: Tensor,  # any shape, errors of the mean picture
-    error: Tensor,      # the same shape, errors of completions
-) -> Tensor:            # ()
-    "How many times smaller the error is than the reference, summed over all that is given."
-    return reference.sum() / error.sum()
+    reference: Tensor,  # any shape, sums of errors of the mean picture
+    error: Tensor,      # the same shape, sums of errors of completions
+) -> Tensor:            # the same shape
+    "Divide the error of the mean picture by that of completions."
+    return reference / error
 
 # %% ../../nbs/evaluate/03_completion.ipynb #53a96862
 def spread_ratio(
-    spread: Tensor,      # any shape, unbiased variance of n completions
-    mean_error: Tensor,  # the same shape, squared error of their mean
+    spread: Tensor,      # any shape, sums of unbiased variances of n completions
+    mean_error: Tensor,  # the same shape, sums of squared errors of their mean
     n: int,              # completions behind each
-) -> Tensor:             # ()
-    "Standard deviation of the completions over the one that honesty asks for."
-    return ((1 + 1 / n) * spread.sum() / mean_error.sum()).sqrt()
+) -> Tensor:             # the same shape
+    "Divide the standard deviation of completions by that of calibrated ones."
+    return ((1 + 1 / n) * spread / mean_error).sqrt()
 
 # %% ../../nbs/evaluate/03_completion.ipynb #e2fbf55b
 def completion_scores(
@@ -87,9 +87,8 @@ def completion_scores(
     for name, columns in groups.items():
         mask = errors["counted"][:, columns]
         kept = {key: torch.where(mask, values[:, columns], 0).sum(1) for key, values in errors.items()}
-        estimate = lambda b, m, o, s: torch.stack([error_ratio(b, m), error_ratio(b, o), spread_ratio(s, m, n)])
-        sums = [kept[key] for key in ("baseline_error", "mean_error", "sample_error", "spread")]
-        numbers = [estimate(*sums), *bootstrap_interval(estimate, *sums, generator=random)]
+        estimate = lambda b, m, o, s: torch.stack([error_ratio(b, m), error_ratio(b, o), spread_ratio(s, m, n)], -1)
+        numbers = bootstrap_sums(estimate, *(kept[key] for key in ("baseline_error", "mean_error", "sample_error", "spread")), generator=random)
         best, found = (ceiling or {}).get(name, {}), {}
         for kind, value, low, high in zip(("mean_ratio", "sample_ratio", "spread"), *(number.tolist() for number in numbers)):
             beside = (1.0, "honest", "") if kind == "spread" else (best[kind], "generator's ceiling", "higher") if kind in best else (1.0, "mean picture", "higher")

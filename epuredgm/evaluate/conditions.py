@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..core.seeds import generator as make_generator
-from .scores import Score, plot_figure, statistic_score
+from .scores import Score, mean_score, plot_figure, sums_score
 
 # %% ../../nbs/evaluate/02_conditions.ipynb #2fb936a0
 @torch.no_grad()
@@ -49,31 +49,30 @@ def measured_conditions(
     return torch.cat(parts) if parts else torch.zeros(0, len(names))
 
 # %% ../../nbs/evaluate/02_conditions.ipynb #19e160fe
+def pair_sums(
+    asked: Tensor,     # (n,)
+    measured: Tensor,  # (n,); NaN where a picture can't be read
+) -> tuple[Tensor, ...]:  # (n,) float64 each: counted, asked, measured, their squares, their product, |error|
+    "List what each pair adds to a correlation and to mean errors: nothing where one side is missing."
+    both = ~(asked.isnan() | measured.isnan())
+    a, b = (torch.where(both, values.double() - values[both].double().mean(), 0) for values in (asked, measured))
+    error = torch.where(both, (measured - asked).double(), 0)
+    return both.double(), a, b, a * a, b * b, a * b, error, error.abs()
+
+
+def correlation_of(
+    n: Tensor, a: Tensor, b: Tensor, aa: Tensor, bb: Tensor, ab: Tensor, *others: Tensor,  # sums of pair_sums, any shape
+) -> Tensor:  # in [−1, 1]; NaN for a constant side
+    "Pearson correlation from sums over pairs."
+    return (ab - a * b / n) / ((aa - a * a / n) * (bb - b * b / n)).sqrt()
+
+
 def correlation(
     a: Tensor,  # (n,); a pair with a NaN is left out
     b: Tensor,  # (n,)
 ) -> Tensor:    # () in [−1, 1]; NaN for a constant side
     "Pearson correlation."
-    both = ~(a.isnan() | b.isnan())
-    a, b = (values[both].double() for values in (a, b))
-    a, b = a - a.mean(), b - b.mean()
-    return a @ b / (a.norm() * b.norm())
-
-
-def mean_error(
-    asked: Tensor,     # (n,)
-    measured: Tensor,  # (n,); NaN are left out
-) -> Tensor:           # () in units
-    "How much too high the measured values are on average."
-    return (measured - asked).double().nanmean()
-
-
-def absolute_error(
-    asked: Tensor,     # (n,)
-    measured: Tensor,  # (n,); NaN are left out
-) -> Tensor:           # () in units
-    "How far the measured values are from the asked ones on average."
-    return (measured - asked).double().abs().nanmean()
+    return correlation_of(*(term.sum() for term in pair_sums(a, b)))
 
 # %% ../../nbs/evaluate/02_conditions.ipynb #50ef0a56
 def fidelity_scores(
@@ -85,15 +84,16 @@ def fidelity_scores(
 ) -> dict[str, dict[str, Score]]:  # condition → correlation, error, bias, unmeasured
     "How well the designs drawn show the conditions asked, beside how well real designs show theirs."
     random, scores = make_generator(seed, "evaluate", "conditions"), {}
-    unmeasured = lambda a, m: m.isnan().float().mean()
+    kinds = {"correlation": (correlation_of, "higher"), "error": (lambda n, *sums: sums[-1] / n, "lower"), "bias": (lambda n, *sums: sums[-2] / n, "")}
     for k, name in enumerate(names):
-        kinds = {"correlation": (correlation, "higher"), "error": (absolute_error, "lower"), "bias": (mean_error, ""),
-                 "unmeasured": (unmeasured, "lower")}
-        scores[name] = {}
-        for kind, (statistic, better) in kinds.items():
-            best = None if real is None else float(statistic(real[0][:, k], real[1][:, k]))
-            scores[name][kind] = statistic_score(statistic, asked[:, k], measured[:, k], generator=random, better=better,
-                                                 reference=best, reference_name="" if real is None else "real designs")
+        terms, best = pair_sums(asked[:, k], measured[:, k]), {}
+        if real is not None:
+            totals, missing = [term.sum() for term in pair_sums(real[0][:, k], real[1][:, k])], float(real[1][:, k].isnan().double().mean())
+            best = {kind: float(statistic(*totals)) for kind, (statistic, _) in kinds.items()} | {"unmeasured": missing}
+        def beside(kind): return {"reference": best.get(kind), "reference_name": "real designs" if best else ""}
+        scores[name] = {kind: sums_score(statistic, *terms, generator=random, better=better, **beside(kind)) for kind, (statistic, better) in kinds.items()}
+        lost = measured[:, k].isnan()
+        scores[name]["unmeasured"] = mean_score(lost, torch.ones_like(lost), random, better="lower", **beside("unmeasured"))
     return scores
 
 # %% ../../nbs/evaluate/02_conditions.ipynb #840eecba

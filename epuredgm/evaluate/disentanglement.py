@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..core.errors import DataError
 from ..core.seeds import generator as make_generator
-from .scores import Score, bootstrap, plot_figure
+from .scores import Score, bootstrap, plot_figure, text_table
 
 # %% ../../nbs/evaluate/11_disentanglement.ipynb #ab999348
 def binned(
@@ -74,11 +74,11 @@ def modularities(
 # %% ../../nbs/evaluate/11_disentanglement.ipynb #4f682f36
 def ranks(
     values: Tensor,  # (N, K)
-) -> Tensor:         # (N, K) float64 from 0; equal values share their mean rank
-    "Places in the order of a column."
-    columns = values.T.contiguous()
-    ordered = columns.sort(1).values
-    return (torch.searchsorted(ordered, columns) + torch.searchsorted(ordered, columns, right=True) - 1).T.double() / 2
+) -> Tensor:         # (N, K) float64 from 1; equal values share their mean rank
+    "Rank each column."
+    from scipy.stats import rankdata
+
+    return torch.from_numpy(rankdata(values.numpy(), axis=0)).double()
 
 
 def correlations(
@@ -260,9 +260,7 @@ def disentanglement_table(
         rows.append([name, f"z{scores['own'][name]}" if name in scores["own"] else "", *(cell(found.get(column)) for column in columns)])
     rows.append(["mean", "", *(cell(scores["overall"].get(column)) for column in columns)])
     rows.append(["of shuffled designs", "", *(f"{scores['overall'][column].reference:.2f}" for column in columns)])
-    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    lines = ["| " + " | ".join(word.ljust(width) for word, width in zip(row, widths)) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+    return text_table(rows)
 
 
 def disentanglement_figure(

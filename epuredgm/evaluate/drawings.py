@@ -18,7 +18,7 @@ from torch import Tensor
 from ..core.seeds import generator as make_generator
 from ..core.spec import DesignSpec
 from ..data.designs import Designs
-from .scores import Score, plot_figure, statistic_score
+from .scores import Score, mean_score, plot_figure, statistic_score
 
 # %% ../../nbs/evaluate/04_drawings.ipynb #99226b31
 LOWEST_THRESHOLD = 0.2  # grey; haze below it is never ink
@@ -233,8 +233,8 @@ def copying_scores(
     return {
         "distance": statistic_score(torch.median, sampled, generator=random, reference=float(held_out.median()),
                                     reference_name="held-out designs", unit="RMS grey"),
-        "copying_share": statistic_score(lambda d: (d < limit).float().mean(), sampled, generator=random, reference=0.05,
-                                         reference_name="held-out designs", better="lower"),
+        "copying_share": mean_score(sampled < limit, torch.ones_like(sampled, dtype=torch.bool), random, reference=0.05,
+                                    reference_name="held-out designs", better="lower"),
     }
 
 # %% ../../nbs/evaluate/04_drawings.ipynb #25d80e25

@@ -17,7 +17,7 @@ from ..core.spec import DesignSpec
 from ..data.designs import Designs
 from ..models.contract import count_parameters, in_eval_mode
 from .completion import completion_errors, completion_scores
-from .scores import Score, plot_figure
+from .scores import Score, plot_figure, text_table
 
 # %% ../../nbs/evaluate/10_families.ipynb #847bf536
 def pair_scores(
@@ -105,8 +105,7 @@ def families_table(
     "All families, one a column."
     columns = {name: family_cells(found) for name, found in results.items()}
     headings = dict.fromkeys(heading for column in columns.values() for heading in column)
-    lines = [["", *columns], ["---"] * (len(columns) + 1), *([heading, *(column.get(heading, "") for column in columns.values())] for heading in headings)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return text_table([["", *columns], *([heading, *(column.get(heading, "") for column in columns.values())] for heading in headings)])
 
 # %% ../../nbs/evaluate/10_families.ipynb #1b3be49e
 def families_figure(

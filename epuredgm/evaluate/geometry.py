@@ -20,7 +20,7 @@ from ..core.seeds import generator as make_generator
 from ..data.designs import Designs
 from ..data.toy_epures import COMPONENTS, PARAMETERS, ink_of, without_haze
 from .coherence import look_at_completions, number_in, observed_choices
-from .scores import Score, plot_figure, statistic_score
+from .scores import Score, mean_score, plot_figure, statistic_score
 
 # %% ../../nbs/evaluate/09_geometry.ipynb #0763030c
 SHARES = (0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98)  # of the ink
@@ -189,7 +189,7 @@ def agreement_scores(
         found[name] = statistic_score(pairs_agreement, read[:, i, p], read[:, j, p], generator=random, reference=float(pairs_agreement(real[:, i, p], real[:, j, p])),
                                       reference_name=f"real designs; shuffled {floor:.2f}", better="higher")
     drawn = ~read.isnan().any(2)
-    return found | {"readable": statistic_score(torch.mean, drawn.double().mean(1), generator=random, reference=float((~real.isnan().any(2)).double().mean()),
+    return found | {"readable": mean_score(drawn.double().mean(1), torch.ones(len(drawn), dtype=torch.bool), random, reference=float((~real.isnan().any(2)).double().mean()),
                                                 reference_name="real designs", better="higher")}
 
 # %% ../../nbs/evaluate/09_geometry.ipynb #d3bb02a5

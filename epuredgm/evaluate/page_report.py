@@ -27,9 +27,9 @@ from ..data.variable_sizes import VariableSizeDataset
 from .drawings import copying_scores
 from .pages import (
     PageFloors, blank_pages, common_size, label_silhouettes, layout_boxes, line_errors, line_masks, nearest_rows, neighbour_overlaps,
-    page_ssim, pages_at, pages_together, relative_error, resized, same_label_share, without_lines, without_padding)
+    page_ssim, pages_at, pages_together, resized, same_label_share, without_lines, without_padding)
 from .report import NotMeasured, run_sections, write_report
-from .scores import mean_score, plain, statistic_score
+from .scores import mean_score, plain, ratio, sums_score
 from ..train.run import encode_designs
 
 # %% ../../nbs/evaluate/13a_page_report.ipynb #a9fa1a62
@@ -140,7 +140,7 @@ def reconstruction_part(
     random, n = setting.random("reconstruction"), len(setting.val)
 
     def line_score(who, measure, below, unit, **beside):
-        return statistic_score(relative_error, who[measure], below[measure], generator=random, n=int((~who[measure].isnan()).sum()), better="lower", unit=unit, **beside)
+        return sums_score(ratio, who[measure].nan_to_num(0), below[measure].nan_to_num(0), generator=random, n=int((~who[measure].isnan()).sum()), better="lower", unit=unit, **beside)
     def ssim_score(values, **beside): return mean_score(values, ~values.isnan(), random, better="higher", **beside)
     def all_scores(who, **beside):
         beside = {measure: {"reference": value, "reference_name": beside["name"]} if beside else {} for measure, value in beside.get("values", dict.fromkeys(("ssim", "thin_lines", "edges", "line_detail"))).items()}

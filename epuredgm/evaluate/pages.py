@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PAGE_PIXELS', 'FAINTEST', 'without_padding', 'resized', 'common_size', 'pages_together', 'pages_at', 'page_ssim',
            'without_lines', 'thin_structures', 'edge_pixels', 'grown', 'line_masks', 'line_errors', 'blank_pages',
-           'relative_error', 'layout_boxes', 'layout_overlap', 'neighbour_overlaps', 'nearest_rows', 'same_label_share',
+           'layout_boxes', 'layout_overlap', 'neighbour_overlaps', 'nearest_rows', 'same_label_share',
            'label_silhouettes', 'PageFloors']
 
 # %% ../../nbs/evaluate/13_pages.ipynb #b2dedbea
@@ -157,14 +157,6 @@ def blank_pages(
 ) -> list[Tensor]:
     "The pages without their boxes."
     return [page.min().expand_as(page) for page in pages]
-
-
-def relative_error(
-    errors: Tensor,  # (N,) NaN where a page has no lines
-    blank: Tensor,   # (N,) those of the blank page
-) -> Tensor:         # ()
-    "Errors of pages in units of the blank pages'."
-    return errors.nansum() / blank.nansum()
 
 # %% ../../nbs/evaluate/13_pages.ipynb #67cd3b57
 def layout_boxes(

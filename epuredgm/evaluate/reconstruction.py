@@ -14,7 +14,7 @@ from ..blocks.structural_similarity import structural_similarity
 from ..core.seeds import generator as make_generator
 from ..core.spec import DesignSpec
 from ..data.designs import Designs
-from .scores import Score, masked_mean, mean_score, statistic_score
+from .scores import Score, masked_mean, mean_score, sums_score
 
 # %% ../../nbs/evaluate/00a_reconstruction.ipynb #7b35180b
 def component_mse(
@@ -97,8 +97,8 @@ def _group_scores(
     beside = {"reference_name": "mean picture"}
     n = int(mask.any(1).sum())
     mse = mean_score(errors["mse"], mask, random, better="lower", reference=reference["mse"], **beside)
-    decibels = statistic_score(lambda e, m: psnr(masked_mean(e, m, None)), errors["mse"], mask, generator=random, n=n,
-                               better="higher", unit="dB", reference=float(psnr(torch.tensor(reference["mse"]))), **beside)
+    decibels = sums_score(lambda total, count: psnr(total / count), torch.where(mask, errors["mse"], 0).sum(1), mask.sum(1), generator=random, n=n,
+                          better="higher", unit="dB", reference=float(psnr(torch.tensor(reference["mse"]))), **beside)
     ssim = mean_score(errors["ssim"], mask, random, better="higher", reference=reference["ssim"], **beside)
     return {"mse": mse, "psnr": decibels, "ssim": ssim}
 

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['FOREIGN_WEIGHTS', 'run_and_checkpoint', 'open_vae', 'prepared_as', 'check_fits', 'target_table', 'encode_means',
            'LatentTable', 'HeadData', 'with_targets', 'head_data', 'Ridge', 'fit_ridge', 'build_head',
-           'write_head_facts', 'HeadRun', 'load_head', 'train_head', 'regression_errors', 'regression_scores',
-           'head_designs', 'head_predictions', 'evaluate_head', 'regression_table', 'principal_axes', 'pixel_ridge',
-           'predict_designs', 'head_configuration', 'open_head']
+           'write_head_facts', 'HeadRun', 'load_head', 'train_head', 'regression_scores', 'head_designs',
+           'head_predictions', 'evaluate_head', 'regression_table', 'principal_axes', 'pixel_ridge', 'predict_designs',
+           'head_configuration', 'open_head']
 
 # %% ../../nbs/evaluate/12_regression.ipynb #1853bdfa
 import csv
@@ -28,7 +28,8 @@ from ..core.spec import DesignSpec
 from ..data.attributes import AttributesConfig, RunDataConfig, open_pictures
 from ..data.designs import Batch, Designs, Splits, build_data
 from ..data.folders import FolderConfig, folder_like, load_all
-from .scores import Score, bootstrap_interval, plain
+from .latents import r_squared_of, squares
+from .scores import Score, bootstrap_sums, plain, text_table
 from ..models.contract import LatentVariableModel
 from ..models.regression_head import (
     FrozenVAE, VAELatentRegressor, check_target_statistics, flattened_latents, target_statistics, weights_digest)
@@ -364,27 +365,19 @@ def train_head(
     return run
 
 # %% ../../nbs/evaluate/12_regression.ipynb #c5692532
-def regression_errors(
-    predicted: Tensor,  # (N, T)
-    measured: Tensor,   # (N, T)
-) -> Tensor:            # (3, T + 1): MAE, MSE and R²; the first column is their mean over targets
-    "The three metrics of each target and together."
-    error = (predicted - measured).double()
-    spread = (measured.double() - measured.double().mean(0)).pow(2).mean(0)
-    mae, mse = error.abs().mean(0), error.pow(2).mean(0)
-    found = torch.stack([mae, mse, torch.where(spread > 0, 1 - mse / spread, torch.nan)])
-    return torch.cat([found.mean(1, keepdim=True), found], 1)
-
-
 def regression_scores(
     predicted: Tensor,        # (N, T)
     measured: Tensor,         # (N, T)
     targets: Sequence[str],   # T names
     seed: int = 0,            # of the bootstrap
 ) -> dict[str, dict[str, Score]]:  # "overall" and each target → "mae", "mse", "r2"
-    "The metrics with their intervals."
-    values = regression_errors(predicted, measured)
-    low, high = bootstrap_interval(regression_errors, predicted, measured, generator=generator("regression", seed))
+    "Score the metrics of each target and their means over targets."
+    error = (predicted - measured).double()
+    def metrics(n, absolute, total, square, squared):
+        found = torch.stack([absolute / n, squared / n, r_squared_of(n, total, square, squared)], -2)
+        return torch.cat([found.mean(-1, keepdim=True), found], -1)
+    n, total, square, squared = squares(predicted, measured)
+    values, low, high = bootstrap_sums(metrics, n, error.abs(), total, square, squared, generator=generator("regression", seed))
     better = {"mae": "lower", "mse": "lower", "r2": "higher"}
     return {name: {metric: Score(float(values[row, column]), float(low[row, column]), float(high[row, column]), n=len(measured), better=better[metric])
                    for row, metric in enumerate(better)} for column, name in enumerate(("overall", *targets))}
@@ -467,8 +460,7 @@ def regression_table(
         own = report["metrics"][name]
         others = [f"{report[way][name]['r2'].value:.4f}" for way in ("ridge", "mean_predictor")]
         rows.append((name, f"{own['r2'].value:.4f}", f"{own['r2'].low:.4f} to {own['r2'].high:.4f}", f"{own['mae'].value:.4g}", f"{own['mse'].value:.4g}", *others))
-    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(width) if k == 0 else cell.rjust(width) for k, (cell, width) in enumerate(zip(row, widths))) for row in rows)
+    return text_table(rows, markdown=False)
 
 # %% ../../nbs/evaluate/12_regression.ipynb #9e50efd1
 def principal_axes(

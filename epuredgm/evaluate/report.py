@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..blocks.gaussians import DiagonalNormal
-from ..blocks.joint_gaussians import joint_kl
+from ..blocks.joint_gaussians import JointNormal, joint_kl
 from ..core.errors import DataError, EpureError
 from ..core.runs import RunFolder
 from ..core.seeds import generator as make_generator
@@ -36,7 +36,7 @@ from .frechet import FeatureNetwork, feature_network
 from .geometry import fit_readout, geometry_figure, geometry_scores
 from .latents import in_units_of, latent_scores, latents_figure, readout_scores
 from .reconstruction import mean_picture, reconstruction_errors, reconstruction_figure, reconstruction_scores
-from .scores import plain
+from .scores import plain, text_table
 from ..train.run import designs_of, encode_designs
 
 # %% ../../nbs/evaluate/05_report.ipynb #14877d0f
@@ -151,7 +151,8 @@ def has_own_prior(
     run,     # a Run, or anything like one
 ) -> bool:
     "Whether the model's prior is a Gaussian that it learned."
-    return callable(getattr(getattr(run, "model", None), "prior", None))
+    prior = getattr(getattr(run, "model", None), "prior", None)
+    return callable(prior) and isinstance(prior(), JointNormal)
 
 
 @torch.no_grad()
@@ -328,12 +329,8 @@ def metrics_table(
     patterns: Sequence[str] = HEADLINES,  # which scores; ("*",) for all
 ) -> str:                                 # Markdown, columns aligned for reading as it stands
     "Scores with interval, reference, number of designs and seed; what was skipped, and why, below."
-    rows = table_cells(report, patterns)
-    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    lines = ["| " + " | ".join(word.ljust(width) for word, width in zip(row, widths)) + " |" for row in rows]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     skipped = [f"{name}: {reason}." for name, reason in report["skipped"].items()]
-    return "\n".join([report["title"], "", *lines, *([""] + skipped if skipped else [])])
+    return "\n".join([report["title"], "", text_table(table_cells(report, patterns)), *([""] + skipped if skipped else [])])
 
 # %% ../../nbs/evaluate/05_report.ipynb #2a534528
 def table_figure(

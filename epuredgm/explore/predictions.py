@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from ..evaluate.regression import regression_errors
+from ..evaluate.latents import r_squared
 from ..evaluate.scores import plot_figure
 
 if TYPE_CHECKING: from matplotlib.figure import Figure
@@ -29,7 +29,7 @@ def prediction_figure(
     blocks = -(-len(targets) // columns)
     figure = plot_figure(0.6 + 2.3 * columns, 3.6 * blocks)
     panels = figure.subplots(2 * blocks, columns, squeeze=False, height_ratios=[2, 1] * blocks)
-    r2 = regression_errors(predicted, measured)[2, 1:].tolist()
+    r2 = r_squared(predicted, measured).tolist()
     for position, name in enumerate(targets):
         row, column = divmod(position, columns)
         above, below = panels[2 * row, column], panels[2 * row + 1, column]

@@ -9,7 +9,6 @@ __all__ = ['PerLevel', 'AutoencoderKLConfig', 'middle', 'GridDown', 'GridUp', 'G
 # %% ../../nbs/models/04_autoencoder_kl.ipynb #002d880d
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 

@@ -21,7 +21,7 @@ from ..blocks.encoders import ConvDecoder, grid_features
 from ..blocks.joint_gaussians import JointNormal, condition_on_sites, conditional, joint_kl, kl_after_sites, marginal, predictive, spread_over_blocks
 from ..blocks.joint_mixtures import JointMixture, condition_mixture_on_sites
 from ..blocks.likelihoods import LikelihoodConfig, make_likelihood
-from ..blocks.masks import mask_components, observed_components, observed_pixels
+from ..blocks.masks import mask_components, observed_components, pixel_mask
 from ..blocks.mixture import LatentMixture
 from ..blocks.residual import TrunkDown
 from ..core.errors import EpureError
@@ -64,7 +64,7 @@ class ComponentEncoders(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:  # mean, unconstrained variance and embedding, (B, C, d) each, in float32
         "Encode every component by itself."
         C, size = self.spec.n_components, x.shape[-2:]
-        parts = [self.spec.split(mask_components(x, observed, self.spec)), observed_pixels(observed, size)[:, :, None].to(x.dtype)]
+        parts = [self.spec.split(mask_components(x, observed, self.spec)), pixel_mask(observed, size)[:, :, None].to(x.dtype)]
         if self.shared:
             identity = torch.eye(C, dtype=x.dtype, device=x.device)[None, :, :, None, None].expand(len(x), -1, -1, *size)
             outputs = self.encode_with(0, torch.cat([*parts, identity], 2).flatten(0, 1)).unflatten(0, (-1, C))

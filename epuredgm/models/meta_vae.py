@@ -21,7 +21,7 @@ from ..blocks.conditions import ConditionEmbedding
 from ..blocks.encoders import INITIAL_LOGVAR, ConvDecoder, ConvEncoder
 from ..blocks.gaussians import DiagonalNormal, StandardNormal, clamp_logvar
 from ..blocks.likelihoods import LikelihoodConfig, make_likelihood
-from ..blocks.masks import check_observed, mask_components, observed_components, observed_pixels
+from ..blocks.masks import check_observed, mask_components, observed_components, pixel_mask
 from ..blocks.residual import SLOPE, pyramid_sizes
 from ..core.errors import ConfigError, RunError, listing
 from ..core.registry import models
@@ -108,7 +108,7 @@ class ComponentFeatures(nn.Module):
         "Encode component by component; hidden pixels may hold anything."
         pictures = self.spec.split(mask_components(x, observed, self.spec))
         if self.mask_input:
-            pictures = torch.cat([pictures, observed_pixels(observed, x.shape[-2:])[:, :, None].to(x.dtype)], 2)
+            pictures = torch.cat([pictures, pixel_mask(observed, x.shape[-2:])[:, :, None].to(x.dtype)], 2)
         h = self.backbone(pictures.flatten(0, 1)).flatten(1).unflatten(0, (len(x), self.spec.n_components))
         features = torch.stack([head(part) for head, part in zip(self.heads, h.unbind(1))], 1)
         return torch.where(observed_components(observed)[:, :, None], features, torch.zeros((), dtype=features.dtype, device=features.device))

@@ -11,7 +11,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..blocks.patch_critic import PatchCritic, critic_loss, frozen_scores, generator_loss
+from ..blocks.adversarial import critic_loss, frozen, generator_loss
+from ..blocks.patch_critic import PatchCritic
 from ..blocks.perceptual import FEATURES, PerceptualConfig, perceptual_distance
 from ..blocks.structural_similarity import structural_similarity
 from ..core.spec import DesignSpec
@@ -92,7 +93,7 @@ class Adversarial(Penalty):
 
     def forward(self, out: VAEOutput, batch) -> dict[str, Tensor]:
         "Measure how far reconstructions are from being taken for designs."
-        return {self.name: generator_loss(frozen_scores(self.critic, out.pictures * out.counted), self.kind)}
+        return {self.name: generator_loss(frozen(self.critic, out.pictures * out.counted), self.kind)}
 
     def phases(self, vae: VAE) -> list[Phase]:
         "Give the critic's phase."
