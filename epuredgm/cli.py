@@ -294,7 +294,7 @@ def evaluate_command(
     from epuredgm.explore.samples import shown_mirror
     from epuredgm.train.run import load_run
     loaded = load_run(run, int(checkpoint) if checkpoint.isdigit() else checkpoint)
-    of_pages, shown = trees is not None or loaded.config.data.type == "wireframes", sys.stderr.isatty()
+    of_pages, shown = trees is not None or loaded.spec.height is None, sys.stderr.isatty()
     if of_pages and (data or coherence): raise EpureError("a run on pages is measured on its own held-out pages and without classifiers: leave --data and --coherence out")
     if of_pages: report = evaluate_pages(loaded, trees, n=n, seed=seed, progress=shown)
     else: report = evaluate(loaded, data, n=n, seed=seed, mirror=shown_mirror(loaded, mirror), classifiers=coherence, features=features, progress=shown)
