@@ -11,7 +11,8 @@ from epuredgm.core.seeds import generator
 from epuredgm.data.designs import Batch, build_data
 from epuredgm.models.contract import count_parameters
 from epuredgm.models.gmrf_mvae import GMRFMVAE
-from epuredgm.train.learner import build_optimizer, resolve_precision
+from epuredgm.train.optim import build_optimizer
+from epuredgm.train.precision import resolve_precision
 from epuredgm.train.run import build_model
 from timing import Result, at_least, at_most, in_turn, median_ratio
 

@@ -26,7 +26,7 @@ from ..data.designs import DesignSet, Designs, build_data
 from .scores import Score, plain
 from ..models.contract import GenerativeModel, Phase, sums
 from ..train.checkpoints import load_chosen, restore
-from ..train.learner import Learner
+from ..train.loop import train_model
 
 # %% ../../nbs/evaluate/06_classifiers.ipynb #7f937498
 CLASS = "class"  # what the classes of `DesignSpec.classes` are called among attributes
@@ -216,7 +216,7 @@ def train_classifiers(
         torch.manual_seed(key_seed(seed, "weights of classifiers"))
         classifiers = ComponentClassifiers(splits.spec, classes, name, column, section)
     with RunFolder.create(folder, config, overwrite=overwrite) as run:
-        Learner(classifiers, splits, config, run, progress=progress, after_signal="but classifiers are trained in one go: repeat epuredgm classify with --overwrite").fit()
+        train_model(classifiers, splits, config, run, progress=progress, after_signal="but classifiers are trained in one go: repeat epuredgm classify with --overwrite")
         measure_classifiers(classifiers.eval(), splits.val)
         run.write_json("design.json", {"spec": splits.spec.to_dict(), "label": name, "column": column, "classes": classes,
                                        "accuracy": plain(classifiers.accuracy), "source": splits.source, "seed": seed})

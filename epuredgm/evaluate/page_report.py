@@ -31,7 +31,7 @@ from .pages import (
 from .report import NotMeasured, run_sections, write_report
 from .scores import mean_score, plain, ratio, sums_score
 from ..plot.sheets import sheet
-from ..train.run import encode_designs
+from ..train.encoding import encode_designs
 
 # %% ../../nbs/evaluate/13a_page_report.ipynb #a9fa1a62
 def page_layouts(

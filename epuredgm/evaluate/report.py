@@ -39,7 +39,8 @@ from .reconstruction import mean_picture, reconstruction_errors, reconstruction_
 from .scores import plain, text_table
 from ..plot.figures import blank_figure, png
 from ..plot.pictures import TEXT
-from ..train.run import designs_of, encode_designs
+from ..train.encoding import encode_designs
+from ..train.run import designs_of
 
 # %% ../../nbs/evaluate/05_report.ipynb #14877d0f
 class NotMeasured(EpureError):

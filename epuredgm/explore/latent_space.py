@@ -22,7 +22,7 @@ from ..evaluate.pages import pages_together
 from ..plot.pictures import Mirror
 from .traversals import device_of
 from ..models.contract import GenerativeModel, in_eval_mode
-from ..train.run import encode_designs
+from ..train.encoding import encode_designs
 
 # %% auto #0
 __all__ = ['WHEEL_RADIUS', 'WHEEL_THICKNESS', 'WHEEL_HUB', 'LOG_TWO_PI', 'measure_wheels', 'WheelModel', 'PriorUnits',
