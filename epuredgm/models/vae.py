@@ -242,6 +242,11 @@ class VAE(LatentVariableModel):
         "Show the training designs to the penalties."
         for penalty in self.penalties: penalty.fit_statistics(designs)
 
+    @property
+    def feature_key(self) -> str:
+        "Name the key of a configuration that gives one of `feature_paths`."
+        return f"{self.section_name}.perceptual_weights"
+
     def feature_paths(self) -> list[str]:
         "List the files of the penalties' frozen networks."
         return [path for penalty in self.penalties for path in penalty.feature_paths()]
