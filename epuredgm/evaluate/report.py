@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..blocks.gaussians import DiagonalNormal
-from ..blocks.joint_gaussians import joint_kl
+from ..blocks.joint_gaussians import JointNormal, joint_kl
 from ..core.errors import DataError, EpureError
 from ..core.runs import RunFolder
 from ..core.seeds import generator as make_generator
@@ -153,7 +153,8 @@ def has_own_prior(
     run,     # a Run, or anything like one
 ) -> bool:
     "Whether the model's prior is a Gaussian that it learned."
-    return callable(getattr(getattr(run, "model", None), "prior", None))
+    prior = getattr(getattr(run, "model", None), "prior", None)
+    return callable(prior) and isinstance(prior(), JointNormal)
 
 
 @torch.no_grad()
