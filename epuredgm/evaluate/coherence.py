@@ -21,7 +21,8 @@ from ..core.spec import DesignSpec
 from ..data.designs import Designs
 from .classifiers import ComponentClassifiers, class_labels, look_at
 from .frechet import FeatureNetwork, frechet_scores, pictures_features
-from .scores import Score, mean_score, plot_figure, sums_score, text_table
+from .scores import Score, mean_score, sums_score, text_table
+from ..plot.figures import plot_figure
 from ..models.contract import keep_observed
 
 # %% ../../nbs/evaluate/08_coherence.ipynb #a9b63944

@@ -20,7 +20,8 @@ from ..core.seeds import generator as make_generator
 from ..data.designs import Designs
 from ..data.toy_epures import COMPONENTS, PARAMETERS, ink_of, without_haze
 from .coherence import look_at_completions, number_in, observed_choices
-from .scores import Score, mean_score, plot_figure, statistic_score
+from .scores import Score, mean_score, statistic_score
+from ..plot.figures import plot_figure
 
 # %% ../../nbs/evaluate/09_geometry.ipynb #0763030c
 SHARES = (0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98)  # of the ink

@@ -14,7 +14,9 @@ from ..blocks.aggregated import active_units
 from ..blocks.gaussians import DiagonalNormal
 from ..blocks.joint_gaussians import JointNormal, correlation
 from ..core.seeds import generator as make_generator
-from .scores import Score, bootstrap, bootstrap_sums, mean_score, plot_figure, statistic_score
+from .scores import Score, bootstrap, bootstrap_sums, mean_score, statistic_score
+from ..plot.figures import plot_figure
+from ..plot.pictures import PALETTE
 
 # %% ../../nbs/evaluate/01_latents.ipynb #c08f9edd
 def aggregated_moments(
@@ -163,8 +165,6 @@ def latents_figure(
     scores: dict,  # of latent_scores
 ):                 # a matplotlib Figure
     "Nats of each dimension in falling order, active ones in colour, and mean ± standard deviation of the codes of the data."
-    from epuredgm.explore.pictures import PALETTE
-
     nats, active, mean, std = (torch.as_tensor(scores[name]) for name in ("kl_per_dimension", "active", "aggregated_mean", "aggregated_std"))
     order, places = nats.argsort(descending=True), range(len(nats))
     colours = [PALETTE[0] if active[d] else "#C4C8CE" for d in order]

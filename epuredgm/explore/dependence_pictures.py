@@ -12,7 +12,9 @@ from torch import Tensor
 from ..blocks.covariances import factor_covariance
 from ..blocks.joint_gaussians import JointNormal, canonical_correlations, conditional, from_moments, mutual_information
 from ..core.errors import EpureError, listing
-from .pictures import FRAME, PALETTE, TEXT, Mirror, blank_figure, colour, completion_notes, sheet, uncertainty
+from ..plot.figures import blank_figure
+from ..plot.pictures import FRAME, Mirror, PALETTE, TEXT, colour, uncertainty
+from ..plot.sheets import completion_notes, sheet
 from .traversals import device_of
 from ..models.contract import GenerativeModel, in_eval_mode
 if TYPE_CHECKING: from matplotlib.figure import Figure
@@ -38,7 +40,8 @@ def has_field(
 ) -> bool:
     "Whether a model's prior is one Gaussian over several components."
     model = getattr(model, "model", model)
-    return callable(getattr(model, "prior", None)) and model.spec.n_components > 1
+    prior = getattr(model, "prior", None)
+    return callable(prior) and isinstance(prior(), JointNormal) and model.spec.n_components > 1
 
 def in_double(
     joint:JointNormal,  # (B, D)
