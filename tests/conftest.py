@@ -1,9 +1,12 @@
-"""What the tests share: flags, the order of the notebooks, copies of the repository to break at leisure."""
+"""Flags, the order of the notebooks, the report at the end, and copies of the repository to work in."""
+import ast
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -41,20 +44,36 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    "The slowest notebooks, and what each took the last time, for the order of the next run."
-    durations = {
-        dict(report.user_properties)["notebook"]: dict(report.user_properties)["seconds"]
-        for outcome in ("passed", "failed")
-        for report in terminalreporter.stats.get(outcome, [])
-        if "seconds" in dict(getattr(report, "user_properties", ()))
-    }
-    if not durations:
+    "Report what nothing fails for: the seconds of each notebook, which order the next run, and docstrings that open with a question word."
+    reports = [report for outcome in ("passed", "failed") for report in terminalreporter.stats.get(outcome, []) if "test_notebook_runs[" in report.nodeid]
+    seconds = {report.nodeid.split("[")[1].removesuffix("]"): round(report.duration, 2) for report in reports}
+    if not seconds:
         return
     if getattr(config, "cache", None):
-        config.cache.set("epuredgm/seconds", config.cache.get("epuredgm/seconds", {}) | durations)
+        config.cache.set("epuredgm/seconds", config.cache.get("epuredgm/seconds", {}) | seconds)
     terminalreporter.section("seconds a notebook")
-    for name, seconds in sorted(durations.items(), key=lambda pair: -pair[1]):
-        terminalreporter.write_line(f"{seconds:6.1f}  {name}")
+    for name in sorted(seconds, key=seconds.get, reverse=True):
+        terminalreporter.write_line(f"{seconds[name]:6.1f}  {name}")
+    questions = question_docstrings()
+    terminalreporter.section(f"{len(questions)} docstrings open with a question word")
+    terminalreporter.write_line("  ".join(f"{name}: {count}" for name, count in Counter(module for module, _ in questions).most_common()))
+
+
+def question_docstrings():
+    "List (module, docstring) of every docstring of the package that opens with a question word instead of saying what is done."
+    found = []
+    for path in sorted((ROOT / "epuredgm").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            text = ast.get_docstring(node) if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) else None
+            if re.match(r"(What|Where|Which|Whether|How|Who|Whose)\b", text or ""):
+                found.append((str(path.relative_to(ROOT / "epuredgm")), text))
+    return found
+
+
+def notebooks(root=ROOT):
+    "List the notebooks of a copy of the repository, as paths below its folder nbs."
+    paths = (path.relative_to(root / "nbs") for path in (root / "nbs").rglob("*.ipynb"))
+    return sorted(path for path in paths if not any(part.startswith((".", "_")) for part in path.parts))
 
 
 def clean_environment(**more):

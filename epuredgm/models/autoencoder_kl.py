@@ -22,7 +22,8 @@ from ..blocks.conditions import ConditionEmbedding
 from ..blocks.gaussians import DiagonalNormal, clamp_logvar
 from ..blocks.likelihoods import make_likelihood, relative_weights
 from ..blocks.masks import check_observed, mask_components
-from ..blocks.patch_critic import PatchCritic, critic_loss, drawer_loss, judged_as_constant
+from ..blocks.adversarial import critic_loss, frozen, generator_loss
+from ..blocks.patch_critic import PatchCritic
 from ..blocks.perceptual import FEATURES, check_layers, perceptual_distance
 from ..blocks.residual import fold, group_norm, pyramid_sizes, strided, unfold
 from ..core.config import ModelConfig
@@ -432,7 +433,7 @@ class CriticPhases(PerceptualModel):
         drawn = self.draw_terms(batch, observed, keep, generator)
         terms = self.objective(drawn, beta, batch)
         if self.critic is None or progress.epochs_done < self.config.discriminator_start: return terms
-        adversarial = drawer_loss(judged_as_constant(self.critic, drawn.pictures), self.config.adversarial_loss)
+        adversarial = generator_loss(frozen(self.critic, drawn.pictures), self.config.adversarial_loss)
         loss = terms["loss"] + self.config.adversarial_weight * self.pixels * adversarial
         return {**terms, "loss": loss, "adversarial": adversarial.detach()}
 
