@@ -3,7 +3,7 @@ import statistics
 
 from epuredgm.explore.latent_map import MapPanel, latent_map
 from epuredgm.explore.latent_space import wheel_space
-from epuredgm.explore.pictures import png
+from epuredgm.plot.figures import png
 from timing import Result, at_most, seconds
 
 

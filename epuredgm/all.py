@@ -34,7 +34,7 @@ from .explore.interpolation import WalkPanel, walk, walk_figure
 from .explore.latent_health import health_figure
 from .explore.latent_map import MapPanel, latent_map
 from .explore.latent_space import latent_space
-from .explore.pictures import completion_sheet, component_sheet, contact_sheet, sheet, triplets
+from .plot.sheets import completion_sheet, component_sheet, contact_sheet, sheet, triplets
 from .explore.predictions import prediction_figure
 from .explore.responses import TraversalPanel, responses, responses_figure
 from .explore.targets import TargetPanel, fit_head, reach, reached_figure

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("core", "data", "blocks", "models", "train", "evaluate", "explore")
+ROOMS = ("core", "plot", "data", "blocks", "models", "train", "evaluate", "explore")
 LEFT_OUT = (".git", ".venv", "runs", "samples", "wandb", "build", "dist", "_docs", "_proc", "*.egg-info")
 
 # Two workers share two cores: more threads than cores make both slower. Set before torch is imported.

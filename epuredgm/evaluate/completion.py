@@ -18,7 +18,8 @@ from torch import Tensor
 from ..core.seeds import generator as make_generator
 from ..core.spec import DesignSpec
 from ..data.designs import Designs
-from .scores import Score, bootstrap_sums, plot_figure
+from .scores import Score, bootstrap_sums
+from ..plot.figures import plot_figure
 
 # %% ../../nbs/evaluate/03_completion.ipynb #4ff7aab1
 def errors_of(

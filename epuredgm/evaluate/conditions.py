@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from ..core.seeds import generator as make_generator
-from .scores import Score, mean_score, plot_figure, sums_score
+from .scores import Score, mean_score, sums_score
+from ..plot.figures import plot_figure
+from ..plot.pictures import PALETTE
 
 # %% ../../nbs/evaluate/02_conditions.ipynb #2fb936a0
 @torch.no_grad()
@@ -106,8 +108,6 @@ def fidelity_figure(
     shown: int = 1000,                          # points drawn in a panel, at most
 ):                                              # a matplotlib Figure
     "Measured against asked, one column a condition, one row a way of drawing; the line is perfect obedience."
-    from epuredgm.explore.pictures import PALETTE
-
     figure = plot_figure(0.6 + 2.1 * len(names), 0.5 + 1.9 * len(results))
     panels = figure.subplots(len(results), len(names), squeeze=False, sharex="col", sharey="col")
     colours = iter(PALETTE)

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from ..core.errors import DataError
 from ..core.seeds import generator as make_generator
-from .scores import Score, bootstrap, plot_figure, text_table
+from .scores import Score, bootstrap, text_table
+from ..plot.figures import plot_figure
 
 # %% ../../nbs/evaluate/11_disentanglement.ipynb #ab999348
 def binned(

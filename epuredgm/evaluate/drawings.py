@@ -18,7 +18,10 @@ from torch import Tensor
 from ..core.seeds import generator as make_generator
 from ..core.spec import DesignSpec
 from ..data.designs import Designs
-from .scores import Score, mean_score, plot_figure, statistic_score
+from .scores import Score, mean_score, statistic_score
+from ..plot.figures import plot_figure
+from ..plot.pictures import PALETTE, colour, difference
+from ..plot.sheets import component_notes, difference_note, sheet
 
 # %% ../../nbs/evaluate/04_drawings.ipynb #99226b31
 LOWEST_THRESHOLD = 0.2  # grey; haze below it is never ink
@@ -179,8 +182,6 @@ def drawing_figure(
     floor_std: dict[str, float],  # of drawing_scores
 ):                                # a matplotlib Figure
     "Distances to real drawings, one panel a kind, beside the floor."
-    from epuredgm.explore.pictures import PALETTE
-
     units = {"centroid": "px", "pieces": "objects", "overlap": "IoU"}
     kinds = {kind: [name for name in scores if name.startswith(kind + " ")] for kind in units}
     kinds = {kind: names for kind, names in kinds.items() if names}
@@ -247,8 +248,6 @@ def copying_figure(
     mirror=None,        # the edge that is the axis of half-sections
 ):                      # a matplotlib Figure
     "Suspects: sample, nearest training design, difference."
-    from epuredgm.explore.pictures import colour, component_notes, difference, difference_note, sheet
-
     suspects = distance.argsort()[:count]
     drawn, originals = x[suspects], train.batch(index[suspects]).x.cpu()
     rows = [colour(drawn, train.spec, mirror), colour(originals, train.spec, mirror), difference(originals, drawn, train.spec, mirror)]

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SHARES', 'SHARED', 'TELLS', 'ink_positions', 'shape_numbers', 'GeometryReadout', 'with_products', 'shared_parameters',
            'softened', 'fit_readout', 'parameter_measure', 'concordance', 'telling_pairs', 'pairs_agreement',
-           'agreement_scores', 'completion_agreement', 'geometry_looks', 'geometry_scores', 'geometry_figure']
+           'agreement_scores', 'completion_agreement', 'geometry_scores', 'geometry_figure']
 
 # %% ../../nbs/evaluate/09_geometry.ipynb #f59e788f
 from collections.abc import Callable, Sequence
@@ -19,9 +19,9 @@ from ..core.errors import DataError
 from ..core.seeds import generator as make_generator
 from ..data.designs import Designs
 from ..data.toy_epures import COMPONENTS, PARAMETERS, ink_of, without_haze
-from .coherence import number_in, observed_choices, view_look
-from .completion import Look, draw_completions
-from .scores import Score, mean_score, plot_figure, statistic_score
+from .coherence import look_at_completions, number_in, observed_choices
+from .scores import Score, mean_score, statistic_score
+from ..plot.figures import plot_figure
 
 # %% ../../nbs/evaluate/09_geometry.ipynb #0763030c
 SHARES = (0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98)  # of the ink
@@ -195,7 +195,7 @@ def agreement_scores(
 
 # %% ../../nbs/evaluate/09_geometry.ipynb #d3bb02a5
 def completion_agreement(
-    seen: dict[tuple, dict],  # shown → of view_look, with "read" (N, C, P)
+    seen: dict[tuple, dict],  # shown → of look_at_completions, with "read" (N, C, P)
     real: Tensor,             # (N, C, P) of the designs
     readout: GeometryReadout,
     seed: int = 0,            # of the bootstrap
@@ -204,7 +204,7 @@ def completion_agreement(
     random, sides, by_number, by_choice = make_generator(seed, "evaluate", "agreement of completions"), {}, {}, {}
     for shown, found in seen.items():
         i, j, p = telling_pairs(readout.tells, shown, [c for c in range(len(COMPONENTS)) if c not in shown]).T
-        counted = found["counted"][:, j]
+        counted = found["counted"]["components"][:, j]
         known, there = real[:, i, p], torch.where(counted, real[:, j, p], torch.nan)
         sides[shown] = {way: (known, torch.where(counted, found[way]["read"][:, j, p], torch.nan)) for way in ("mean", "sample")} | {"real": (known, there)}
 
@@ -221,33 +221,19 @@ def completion_agreement(
     return by_number, by_choice
 
 # %% ../../nbs/evaluate/09_geometry.ipynb #e2000001
-def geometry_looks(
-    run,                         # as for view_look
-    readout: GeometryReadout,    # of fit_readout
-    n: int = 8,                  # completions of each design, see view_look
-    designs: int | None = 300,   # the first so many
-) -> list[Look]:                 # "read" (N, C, P)
-    "Look at the completions from every choice of components as the readout measures them."
-    return [view_look(run, shown, lambda x: {"read": readout.read(x)}, n, designs) for shown in observed_choices(len(COMPONENTS))]
-
-
 def geometry_scores(
-    run,                      # as for view_look
+    run,                      # see `look_at_completions`
     readout: GeometryReadout, # of fit_readout
     designs: Designs,         # held out
     samples: dict[str, Tensor],  # sampler → (n, 5, H, W), drawn without conditions
     seed: int = 0,            # of draws and bootstrap
     batch_size: int = 250,    # designs at a time
     most: int = 300,          # designs completed, at most
-    seen: dict[tuple, dict] | None = None,  # shown → of geometry_looks, where the completions are drawn already
 ) -> dict:                    # readings, joint, conditional, choices
-    "Score geometric coherence of samples and completions, each beside real and shuffled designs."
-    real = readout.read(designs.batch(slice(None)).x)
-    if seen is None:
-        looks = geometry_looks(run, readout, designs=most)
-        seen = dict(zip((look.shown for look in looks), draw_completions(run, designs, looks, seed, batch_size)))
-    completed = len(next(iter(seen.values()))["counted"])
-    conditional, choices = completion_agreement(seen, real[:completed], readout, seed)
+    "Geometric coherence of samples and completions, each beside real and shuffled designs."
+    real, few = readout.read(designs.batch(slice(None)).x), designs.subset(slice(0, most))
+    seen = {shown: look_at_completions(run, few, shown, lambda x: {"read": readout.read(x)}, seed, batch_size) for shown in observed_choices(len(COMPONENTS))}
+    conditional, choices = completion_agreement(seen, real[:len(few)], readout, seed)
     readings = {name: {COMPONENTS[c]: Score(float(readout.explained[c, p]), reference=0.0, reference_name="mean of the parameter", n=len(designs), better="higher")
                        for c in readout.tells[:, p].nonzero().flatten().tolist()} for p, name in enumerate(SHARED) if readout.tells[:, p].any()}
     return {"readings": readings, "joint": {sampler: agreement_scores(readout.read(drawn), real, readout, seed) for sampler, drawn in samples.items()},

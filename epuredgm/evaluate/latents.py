@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['aggregated_moments', 'kl_moments', 'fit_line', 'squares', 'r_squared_of', 'r_squared', 'linear_readout',
-           'prior_score', 'latent_scores', 'in_units_of', 'learned_prior', 'joint_nats', 'readout_scores',
-           'latents_figure']
+           'prior_score', 'latent_scores', 'in_units_of', 'readout_scores', 'latents_figure']
 
 # %% ../../nbs/evaluate/01_latents.ipynb #d8df6bab
 import torch
@@ -13,10 +12,11 @@ from torch import Tensor
 
 from ..blocks.aggregated import active_units
 from ..blocks.gaussians import DiagonalNormal
-from ..blocks.joint_gaussians import JointNormal, correlation, joint_kl
+from ..blocks.joint_gaussians import JointNormal, correlation
 from ..core.seeds import generator as make_generator
-from .scores import Score, bootstrap, bootstrap_sums, mean_score, plot_figure, statistic_score
-from ..models.contract import LatentVariableModel, in_eval_mode
+from .scores import Score, bootstrap, bootstrap_sums, mean_score, statistic_score
+from ..plot.figures import plot_figure
+from ..plot.pictures import PALETTE
 
 # %% ../../nbs/evaluate/01_latents.ipynb #c08f9edd
 def aggregated_moments(
@@ -112,12 +112,11 @@ def prior_score(
 def latent_scores(
     posterior: DiagonalNormal,  # of a held-out split, (N, D)
     seed: int = 0,              # of the bootstrap
-    prior: JointNormal | None = None,  # learned, of one row; None: N(0, I)
-    nats: Tensor | None = None,   # (N,) KL of each design to the learned prior, see joint_nats
+    prior: Tensor | None = None,  # (D, D) correlations of a prior that is no N(0, I); the posterior is then in its units
+    nats: Tensor | None = None,   # (N,) KL of each design, where it is more than the sum over dimensions
 ) -> dict:                      # scores and lists by plain names
-    "Score nats, active units and the distance of the aggregated posterior from the prior."
-    random, correlations = make_generator(seed, "evaluate", "latents"), None
-    if prior is not None: posterior, correlations = in_units_of(posterior, prior)
+    "Nats, active units and the distance of the aggregated posterior from the prior."
+    random = make_generator(seed, "evaluate", "latents")
     mean, logvar = posterior.mean, posterior.logvar
     per_dimension = posterior.kl_per_dimension()
     every = torch.ones(len(mean), dtype=torch.bool)
@@ -128,7 +127,7 @@ def latent_scores(
     return {
         "kl": mean_score(per_dimension.sum(1) if nats is None else nats, every, random, unit="nats", reference=1.0, reference_name="collapse"),
         "active_units": statistic_score(count, mean, generator=random, reference=float(mean.shape[1]), reference_name="latent dimensions"),
-        "kl_to_prior": prior_score(mean, logvar, random, correlations),
+        "kl_to_prior": prior_score(mean, logvar, random, prior),
         "kl_per_dimension": per_dimension.mean(0), "active": active_units(mean), "mean_variance": mean.var(0),
         "aggregated_mean": moments[0], "aggregated_std": spread, "strongest_correlation": correlation.abs().max(),
     }
@@ -141,26 +140,6 @@ def in_units_of(
     "Codes as a learned prior counts them."
     mean, std = prior.mean.to(posterior.mean), (prior.logvar / 2).exp().to(posterior.mean)
     return DiagonalNormal((posterior.mean - mean) / std, posterior.logvar - 2 * std.log()), correlation(prior.covariance.dense().double())[0].to(posterior.mean.device)
-
-
-def learned_prior(
-    model: LatentVariableModel,
-) -> JointNormal | None:  # of one row; None: N(0, I)
-    "Give the prior of a model that learned one."
-    prior = model.prior() if hasattr(model, "prior") else None
-    return prior if isinstance(prior, JointNormal) else None
-
-
-@in_eval_mode
-def joint_nats(
-    model: LatentVariableModel,  # with a learned prior
-    designs,                     # data.designs.Designs, N of them
-    batch_size: int = 256,       # designs at once
-    device: torch.device | str = "cpu",  # of the model
-) -> Tensor:                     # (N,)
-    "Give the KL of each design's posterior to the learned prior, with all that its dimensions share."
-    prior = model.prior()
-    return torch.cat([joint_kl(model.encode(batch.x.to(device), batch.available.to(device)), prior).cpu() for batch in designs.batches(batch_size)])
 
 # %% ../../nbs/evaluate/01_latents.ipynb #1116be5e
 def readout_scores(
@@ -186,8 +165,6 @@ def latents_figure(
     scores: dict,  # of latent_scores
 ):                 # a matplotlib Figure
     "Nats of each dimension in falling order, active ones in colour, and mean ± standard deviation of the codes of the data."
-    from epuredgm.explore.pictures import PALETTE
-
     nats, active, mean, std = (torch.as_tensor(scores[name]) for name in ("kl_per_dimension", "active", "aggregated_mean", "aggregated_std"))
     order, places = nats.argsort(descending=True), range(len(nats))
     colours = [PALETTE[0] if active[d] else "#C4C8CE" for d in order]

@@ -30,6 +30,7 @@ from .pages import (
     page_ssim, pages_at, pages_together, resized, same_label_share, without_lines, without_padding)
 from .report import NotMeasured, run_sections, write_report
 from .scores import mean_score, plain, ratio, sums_score
+from ..plot.sheets import sheet
 from ..train.run import encode_designs
 
 # %% ../../nbs/evaluate/13a_page_report.ipynb #a9fa1a62
@@ -170,8 +171,6 @@ def reconstruction_sheet(
     count: int = 8,      # pages
 ):                       # a matplotlib Figure
     "Pages over their reconstructions, from the worst to the best."
-    from epuredgm.explore.pictures import sheet
-
     chosen = similarity.nan_to_num(0).argsort()[torch.linspace(0, len(similarity) - 1, min(count, len(similarity))).round().long()]
     return sheet(np.stack([page_tiles(setting.pages["val"][chosen]), page_tiles(drawn[chosen])]), columns=[f"SSIM {similarity[k]:.2f}" for k in chosen], rows=["page", "reconstruction"])
 
@@ -205,8 +204,6 @@ def retrieval_sheet(
     count: int = 8,             # pages
 ):                              # a matplotlib Figure
     "Held-out pages over their nearest training pages, with the overlap of the two layouts."
-    from epuredgm.explore.pictures import sheet
-
     chosen = torch.linspace(0, len(asked) - 1, min(count, len(asked))).round().long()
     rows, captions = [page_tiles(setting.pages["val"][asked[chosen]])], [""] * len(chosen)
     for name, numbers in nearest.items():
@@ -267,8 +264,6 @@ def samples_sheet(
     most: int = 24,    # samples shown
 ):                     # a matplotlib Figure
     "Every sample over the training page nearest to it."
-    from epuredgm.explore.pictures import sheet
-
     shown = [page_tiles(some[:most]) for some in (pages, nearest)]
     count, across = len(shown[0]), min(across, len(shown[0]))
     rows = -(-count // across)

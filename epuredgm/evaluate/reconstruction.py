@@ -15,6 +15,7 @@ from ..core.seeds import generator as make_generator
 from ..core.spec import DesignSpec
 from ..data.designs import Designs
 from .scores import Score, masked_mean, mean_score, sums_score
+from ..plot.sheets import triplets
 
 # %% ../../nbs/evaluate/00a_reconstruction.ipynb #7b35180b
 def component_mse(
@@ -114,8 +115,6 @@ def reconstruction_figure(
     mirror=None,                # the edge that is the axis of half-sections
 ):                              # a matplotlib Figure
     "Triplets from the best to the worst reconstruction."
-    from epuredgm.explore.pictures import triplets
-
     mse = masked_mean(errors["mse"], errors["available"], 1)
     places = [round(rank * (len(mse) - 1)) for rank in RANKS.values()]
     chosen = mse.argsort()[places].tolist()

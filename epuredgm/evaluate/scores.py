@@ -144,15 +144,3 @@ def text_table(
     if not markdown: return "\n".join("  ".join(cell.ljust(width) if k < left else cell.rjust(width) for k, (cell, width) in enumerate(zip(row, widths))) for row in rows)
     lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in rows]
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
-
-# %% ../../nbs/evaluate/00_scores.ipynb #cdf07aab
-def plot_figure(
-    width: float,   # inches, at 100 pixels each
-    height: float,  # inches
-):                  # a matplotlib Figure without axes
-    "White paper for a plot."
-    from epuredgm.explore.pictures import blank_figure
-
-    figure = blank_figure(round(100 * width), round(100 * height))
-    figure.set_layout_engine("constrained")
-    return figure

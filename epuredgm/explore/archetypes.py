@@ -21,7 +21,8 @@ from ..evaluate.pages import common_size, nearest_rows, page_ssim, pages_at, res
 from ..evaluate.scores import Score, statistic_score
 from .interpolation import Walk, walk, walk_pictures
 from .latent_space import LatentSpace, attribute_of, check_indices, check_several
-from .pictures import observed_pictures, sheet
+from ..plot.pictures import observed_pictures
+from ..plot.sheets import sheet
 if TYPE_CHECKING: from matplotlib.figure import Figure
 
 # %% auto #0

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from ..core.errors import RunError
 from ..core.runs import RunFolder
-from .pictures import FRAME, PALETTE, TEXT, blank_figure
+from ..plot.figures import blank_figure
+from ..plot.pictures import FRAME, PALETTE, TEXT
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from ..core.seeds import generator as make_generator
+from ..plot.figures import png
+from ..plot.sheets import completion_sheet, contact_sheet, triplets
 
 # %% ../../nbs/explore/04_demo.ipynb #a7f316ae
 def condition_sweep(
@@ -36,7 +38,6 @@ def conditional_sheet(
     seed: int = 0,             # of the samples
 ):                             # a matplotlib Figure
     "One row a condition, asked for from low to high; asked and measured beneath each design."
-    from epuredgm.explore.pictures import contact_sheet
     sweep, names = condition_sweep(run), run.spec.conditions
     asked = sweep.flatten(0, 1)
     random = make_generator(seed, "demo", "conditional", device=run.device)
@@ -76,7 +77,6 @@ def completions_sheet(
     seed: int = 0,             # of the completions
 ):                             # a matplotlib Figure
     "Held-out designs, completed from what is shown of them, conditions withheld."
-    from epuredgm.explore.pictures import completion_sheet
     rows = [0] * len(observed) if same_design else [i % len(run.data.val) for i in range(len(observed))]
     batch = run.data.val.batch(rows, "cpu")
     random = make_generator(seed, "demo", heading, device=run.device)
@@ -97,7 +97,6 @@ def demo_pictures(
 ) -> dict[str, tuple[str, Callable]]:  # name → what it shows, and the function that draws it
     "What there is to show of a run."
     from epuredgm.explore.dependence_pictures import has_field
-    from epuredgm.explore.pictures import contact_sheet, triplets
     def reconstructions():
         batch = run.data.val.batch(slice(0, 6), "cpu")
         return triplets(batch.x, run.reconstruct(batch.x, batch.cond), run.spec, mirror=mirror, heading="held-out designs, reconstructed")
@@ -136,7 +135,6 @@ def draw_pictures(
 ) -> list[Shown]:
     "Draws every picture into the run's folder."
     from epuredgm.core.runs import RunFolder
-    from epuredgm.explore.pictures import png
     folder, shown = RunFolder.open(run.path), []
     for name, (says, draw) in demo_pictures(run, mirror).items():
         shown.append(Shown(folder.write_bytes(f"pictures/{name}.png", png(draw())), says))

@@ -12,7 +12,9 @@ from torch import Tensor
 from ..blocks.covariances import factor_covariance
 from ..blocks.joint_gaussians import JointNormal, canonical_correlations, conditional, from_moments, mutual_information
 from ..core.errors import EpureError, listing
-from .pictures import FRAME, PALETTE, TEXT, Mirror, blank_figure, colour, completion_notes, sheet, uncertainty
+from ..plot.figures import blank_figure
+from ..plot.pictures import FRAME, Mirror, PALETTE, TEXT, colour, uncertainty
+from ..plot.sheets import completion_notes, sheet
 from .traversals import device_of
 from ..models.contract import GenerativeModel, in_eval_mode
 if TYPE_CHECKING: from matplotlib.figure import Figure

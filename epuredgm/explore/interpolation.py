@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 from ..core.errors import DataError, EpureError, near_miss, there_are
 from .latent_space import LatentSpace, Panel, as_head, check_indices, decode_latents, label_of, measured_lengths, picture_widget
-from .pictures import FRAME, PALETTE, TEXT, blank_figure, colour, sheet, component_notes, to_uint8
+from ..plot.figures import blank_figure
+from ..plot.pictures import FRAME, PALETTE, TEXT, colour, to_uint8
+from ..plot.sheets import component_notes, sheet
 if TYPE_CHECKING: from matplotlib.figure import Figure
 
 # %% auto #0

@@ -12,7 +12,8 @@ from ..blocks.gaussians import DiagonalNormal
 from ..core.seeds import generator as make_generator
 from ..evaluate.latents import joint_nats, latent_scores, learned_prior
 from .latent_space import LatentSpace, check_several
-from .pictures import PALETTE, TEXT, blank_figure
+from ..plot.figures import blank_figure
+from ..plot.pictures import PALETTE, TEXT
 from .traversals import device_of
 from ..models.contract import in_eval_mode
 if TYPE_CHECKING: from matplotlib.figure import Figure

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
-from ..blocks.neighbours import tsne
+from ..plot.points import tsne
 from ..core.errors import EpureError, near_miss, there_are
 from .latent_space import LatentSpace, Panel, attribute_of, check_indices, check_several, decode_latents, label_of, picture_widget
-from .pictures import TEXT, blank_figure, colour, component_notes, draw_points, png, sheet
+from ..plot.figures import blank_figure, png
+from ..plot.pictures import TEXT, colour
+from ..plot.points import draw_points
+from ..plot.sheets import component_notes, sheet
 if TYPE_CHECKING: from matplotlib.figure import Figure
 
 # %% auto #0

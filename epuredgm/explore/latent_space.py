@@ -19,7 +19,7 @@ from ..core.spec import DesignSpec
 from ..data.designs import Designs, in_units
 from ..evaluate.latents import fit_line
 from ..evaluate.pages import pages_together
-from .pictures import Mirror
+from ..plot.pictures import Mirror
 from .traversals import device_of
 from ..models.contract import GenerativeModel, in_eval_mode
 from ..train.run import encode_designs

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from ..evaluate.latents import r_squared
-from ..evaluate.scores import plot_figure
+from ..plot.figures import plot_figure
 
 if TYPE_CHECKING: from matplotlib.figure import Figure
 

@@ -13,7 +13,9 @@ from torch import Tensor
 from ..blocks.gaussians import kl_normal_per_dimension
 from ..core.errors import DataError
 from .latent_space import LatentSpace, Panel, as_head, check_indices, check_several, conditions_at, decode_latents, label_of, measured_lengths, picture_widget
-from .pictures import FRAME, TEXT, blank_figure, colour, component_notes, sheet
+from ..plot.figures import blank_figure
+from ..plot.pictures import FRAME, TEXT, colour
+from ..plot.sheets import component_notes, sheet
 from .traversals import prior_moments
 if TYPE_CHECKING: from matplotlib.figure import Figure
 

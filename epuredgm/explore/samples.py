@@ -30,6 +30,8 @@ from ..core.spec import DesignSpec
 from ..data.designs import Designs
 from ..data.folders import write_designs, write_table
 from ..data.tables import numbers_of, read_table
+from ..plot.figures import png
+from ..plot.sheets import completion_sheet, contact_sheet
 from ..train.run import designs_of
 
 # %% ../../nbs/explore/03_samples.ipynb #82653580
@@ -271,7 +273,7 @@ def completed_designs(
 def shown_mirror(
     run,                # train.run.Run
     mirror: str | None, # "left" or "right", the edge that is the axis; "none"; None: as the data are known to be
-) -> str | None:        # as explore.pictures takes it
+) -> str | None:        # as plot.pictures takes it
     "How the pictures of a run are mirrored."
     if mirror is None and run.config.data.type == "toy_epures": return "left"
     return None if mirror == "none" else mirror
@@ -285,7 +287,6 @@ def drawn_sheet(
     shown: int = 48,           # new designs at most; eight source designs in completion
 ):                             # a matplotlib Figure
     "What was drawn, at a glance."
-    from epuredgm.explore.pictures import completion_sheet, contact_sheet
     if drawn.truth is not None:
         n = min(8, len(drawn.truth))
         completions = drawn.x.unflatten(0, (len(drawn.truth), -1)).transpose(0, 1)[:, :n]
@@ -426,7 +427,6 @@ def write_samples(
     mirror: str | None = None,  # of the sheet, see `shown_mirror`
 ) -> Samples:
     "Writes designs in the layout of the run's data, their sheet and their table; the table last."
-    from epuredgm.explore.pictures import png
     data, table = run.config.data, layout_table(run.config.data)
     refuse_occupied(folder, table, overwrite)
     clear_samples(folder, table)

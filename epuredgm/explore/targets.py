@@ -16,7 +16,9 @@ from ..data.designs import standardised
 from ..evaluate.geometry import with_products
 from ..evaluate.latents import fit_line, r_squared
 from .latent_space import LatentSpace, NamedHead, Panel, as_head, attribute_of, check_indices, check_several, conditions_at, decode_latents, label_of, measured_lengths, picture_widget
-from .pictures import FRAME, PALETTE, TEXT, blank_figure, colour, is_class
+from ..plot.figures import blank_figure
+from ..plot.pictures import FRAME, PALETTE, TEXT, colour
+from ..plot.points import is_class
 if TYPE_CHECKING: from matplotlib.figure import Figure
 
 # %% auto #0

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from ..blocks.gaussians import kl_normal_per_dimension
 from ..core.errors import DataError, near_miss, there_are
-from .pictures import Mirror, colour, component_notes, sheet
+from ..plot.pictures import Mirror, colour
+from ..plot.sheets import component_notes, sheet
 from ..models.contract import GenerativeModel, in_eval_mode
 if TYPE_CHECKING: from matplotlib.figure import Figure
 

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
-from ..blocks.neighbours import tsne
+from ..plot.points import tsne
 from ..blocks.schedules import Progress
 from ..core.config import TrainingConfig
 from ..core.errors import ConfigError, DataError, RunError, TrainingError, listing
@@ -668,7 +668,7 @@ class Pictures:
 
     def triplets(self, batch: Batch) -> list:  # of B designs → B arrays (H, W', 3) uint8
         "Original, reconstruction and difference side by side."
-        from epuredgm.explore.pictures import triplet_array
+        from epuredgm.plot.pictures import triplet_array
         model = self.evaluated()
         training = model.training
         model.eval()
@@ -708,7 +708,8 @@ class LatentPictures:
     def draw_latents(self) -> None:
         "Where up to 1,000 validation designs lie, by t-SNE, coloured by the first attribute there is."
         if not (self.config.tracking.latent_map and self.trackers.takes_pictures and isinstance(self.model, LatentVariableModel) and len(self.valid) > 4): return
-        from epuredgm.explore.pictures import blank_figure, draw_points, pixels_of
+        from epuredgm.plot.figures import blank_figure, pixels_of
+        from epuredgm.plot.points import draw_points
         from epuredgm.train.run import encode_designs
         model, designs = self.evaluated().eval(), self.valid.subset(range(min(1000, len(self.valid))))
         posterior = encode_designs(model, designs, self.training.validation_batch_size or self.training.batch_size, self.device)
