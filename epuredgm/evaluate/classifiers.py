@@ -33,7 +33,7 @@ def class_column(
     designs: Designs,    # of any kind
     label: str | None,   # an attribute; None: the only one there is
 ) -> int:                # its column among the attributes
-    "Which attribute says the class of a design; raises DataError where none does."
+    "Find the attribute that says the class of a design; DataError where none does."
     names = designs.attribute_names
     if label is None and len(names) == 1: return 0
     if label in names: return names.index(label)
@@ -136,7 +136,7 @@ def look_at(
     x: Tensor,              # (N, planes, H, W) in [0, 1]
     batch_size: int = 500,  # designs at a time
 ) -> dict[str, Tensor]:     # "named" (N, C) int64, the classes; "features" (N, C, F) float32, on the processor
-    "What the classifiers see in pictures, real or generated."
+    "Name the classes of pictures, real or generated, and give their features."
     device, seen = classifiers.classes.device, {"named": [], "features": []}
     for part in x.split(batch_size):
         features, logits = classifiers(part.to(device).float())
@@ -182,7 +182,7 @@ def check_replaced(
     folder: str | Path,  # where classifiers shall go
     overwrite: bool,     # whether what is there may go
 ) -> None:
-    "Raises RunError where a training, finished or not, is in the way: classifiers are trained in one go, so that none can be gone on with."
+    "Check that no training, finished or not, is in the way; RunError otherwise, since classifiers are trained in one go."
     run = RunFolder(folder)
     if overwrite or not run.steps: return
     kind = run.path.joinpath("config.yaml").is_file() and read_mapping(run.path / "config.yaml").get("model", {}).get("type")
@@ -202,7 +202,7 @@ def train_classifiers(
     section: ClassifierSection = ClassifierSection(),
     **training,               # further keys of the `training` section
 ) -> ComponentClassifiers:    # in evaluation mode, with their accuracy
-    "Trains a classifier for each component and measures it on the held-out designs; EpureError for data without classes."
+    "Train a classifier for each component and measure it on the held-out designs; EpureError for data without classes."
     check_replaced(folder, overwrite)
     splits, classes, name, column = classified_data(data, label)
     settings = {"batch_size": 128, "lr": 4e-3, "scheduler": "cosine", "lr_warmup_steps": 50, "validation_batch_size": 500} | training
@@ -233,7 +233,7 @@ def load_classifiers(
     folder: str | Path,                   # of `train_classifiers`
     device: str | torch.device = "cpu",   # where they shall look at pictures
 ) -> ComponentClassifiers:                # in evaluation mode, with their accuracy
-    "The classifiers in a folder; raises RunError where it holds something else, or a training that was not finished."
+    "Open the classifiers in a folder; RunError where it holds something else, or a training that was not finished."
     run = RunFolder.open(folder)
     said = read_mapping(run.path / "config.yaml")
     kind = said.get("model", {}).get("type")
@@ -253,7 +253,7 @@ def refuse_foreign(
     designs: Designs,  # that shall be judged, held out
     train: Designs | None = None,  # that the run was trained on, whose classes have to be the same
 ) -> None:
-    "Raises DataError where designs are not what the classifiers were trained on."
+    "Check that designs are what the classifiers were trained on; DataError otherwise."
     mine, theirs, advice = classifiers.spec, designs.spec, "train classifiers on the data of the run, with epuredgm classify"
     for what, known, asked in (("components", listing(mine.components), listing(theirs.components)), ("channels a component", mine.channels, theirs.channels),
                                ("size", f"{mine.height}×{mine.width}", f"{theirs.height}×{theirs.width}")):

@@ -160,7 +160,7 @@ def completion_scores(
     seed: int = 0,              # of the bootstrap
     ceiling: dict[str, dict[str, float]] | None = None,  # component or "pooled" → mean_ratio, sample_ratio
 ) -> dict[str, dict[str, Score]]:  # component or "pooled" → mean_ratio, sample_ratio, spread; components never completed are left out
-    "How many times nearer than the mean picture, and how honest the spread is."
+    "Score error reductions against the mean picture, and the calibration of the standard deviation."
     random, scores = make_generator(seed, "evaluate", "completion", "bootstrap"), {}
     completed = [c for c in range(spec.n_components) if errors["counted"][:, c].any()]
     groups = {spec.components[c]: [c] for c in completed} | ({"pooled": completed} if len(completed) > 1 else {})

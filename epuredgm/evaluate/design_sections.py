@@ -28,7 +28,7 @@ from .sections import Section, section
 # %% ../../nbs/evaluate/15_design_sections.ipynb #e34a0c7f
 @section("reconstruction")
 class Reconstruction(Section):
-    "How much of a design comes back?"
+    "Measure how much of a design comes back."
     headlines = ("overall/*",)
 
     def applies(self): return self.lacks_latents()
@@ -43,7 +43,7 @@ class Reconstruction(Section):
 
 @section("latents")
 class Latents(Section):
-    "What do the latents carry, and what can be read from them by a line?"
+    "Measure the information that latents carry, and what a line reads from them."
     headlines = ("kl", "active_units", "kl_to_prior", "readout/*")
 
     def applies(self): return self.lacks_latents()
@@ -65,7 +65,7 @@ class Latents(Section):
 
 @section("disentanglement")
 class Disentanglement(Section):
-    "Do single dimensions stand for single attributes?"
+    "Measure whether single dimensions stand for single attributes."
     headlines = ("overall/*", "attributes/*/correlation")
 
     def applies(self):
@@ -105,7 +105,7 @@ def is_toy(
 
 @section("conditions")
 class Conditions(Section):
-    "Do samples show the conditions that were asked? The ceiling is `measure` of the real designs."
+    "Compare the conditions that samples show with those asked; real designs are the ceiling."
     headlines = ("*/*/correlation", "*/*/error")
     uses_samples = True
 
@@ -131,7 +131,7 @@ class Conditions(Section):
 
 @section("completion")
 class Completion(Section):
-    "How well is each component completed from every other one and from all others, conditions withheld and given?"
+    "Complete each component from every other one and from all others, conditions withheld and given."
     headlines = ("*/others/pooled/*", "withheld/others/*/mean_ratio")
 
     def applies(self):
@@ -157,7 +157,7 @@ class Completion(Section):
 # %% ../../nbs/evaluate/15_design_sections.ipynb #be92597d
 @section("drawings")
 class Drawings(Section):
-    "Do samples look like drawings, and are they new?"
+    "Compare samples with real drawings, and with their nearest training designs."
     headlines = ("*/*/centroid", "*/*/pieces", "*/*/overlap", "nearest/*")
     uses_samples = True
 
@@ -187,7 +187,7 @@ class Drawings(Section):
 # %% ../../nbs/evaluate/15_design_sections.ipynb #c5dd684a
 @section("coherence")
 class Coherence(Section):
-    "Do the components of samples and completions belong together?"
+    "Measure whether the components of samples and completions belong together."
     headlines = ("classifiers/*", "joint/*/all", "joint/*/pairs", "conditional/*", "frechet/*/mean", "frechet/*/sample")
     uses_samples = True
 

@@ -26,6 +26,7 @@ from .pages import (
     page_ssim, pages_at, pages_together, resized, same_label_share, without_lines, without_padding)
 from .scores import mean_score, ratio, sums_score
 from .sections import Context, Section, section
+from ..plot.sheets import sheet
 from ..train.run import encode_designs
 
 # %% ../../nbs/evaluate/16_page_sections.ipynb #a9fa1a62
@@ -144,7 +145,7 @@ def reconstruction_tables(
 
 @section("pages/reconstruction")
 class PageReconstruction(Section):
-    "How much of a page comes back?"
+    "Measure how much of a page comes back."
     subject, headlines = "pages", ("[!f]*", "floors/*/ssim", "floors/*/thin_lines")
 
     def applies(self): return self.lacks_latents()
@@ -188,15 +189,13 @@ def reconstruction_sheet(
     count: int = 8,      # pages
 ):                       # a matplotlib Figure
     "Pages over their reconstructions, from the worst to the best."
-    from epuredgm.explore.pictures import sheet
-
     chosen = similarity.nan_to_num(0).argsort()[torch.linspace(0, len(similarity) - 1, min(count, len(similarity))).round().long()]
     return sheet(np.stack([page_tiles(context.pages["val"][chosen]), page_tiles(drawn[chosen])]), columns=[f"SSIM {similarity[k]:.2f}" for k in chosen], rows=["page", "reconstruction"])
 
 # %% ../../nbs/evaluate/16_page_sections.ipynb #2c2978b4
 @section("pages/retrieval")
 class Retrieval(Section):
-    "Do latent neighbours share a layout, more than neighbours by principal components and random pages?"
+    "Compare layouts of latent neighbours with those of neighbours by principal components and of random pages."
     subject = "pages"
 
     @property
@@ -232,8 +231,6 @@ def retrieval_sheet(
     count: int = 8,             # pages
 ):                              # a matplotlib Figure
     "Held-out pages over their nearest training pages, with the overlap of the two layouts."
-    from epuredgm.explore.pictures import sheet
-
     chosen = torch.linspace(0, len(asked) - 1, min(count, len(asked))).round().long()
     rows, captions = [page_tiles(context.pages["val"][asked[chosen]])], [""] * len(chosen)
     for name, numbers in nearest.items():
@@ -245,7 +242,7 @@ def retrieval_sheet(
 # %% ../../nbs/evaluate/16_page_sections.ipynb #1189fd39
 @section("pages/labels")
 class PageLabels(Section):
-    "Do pages of one kind lie together, by purity of neighbours and by silhouettes, in latents and in principal components?"
+    "Measure purity of neighbours and silhouettes of labels, in latents and in principal components."
     subject, neighbours = "pages", 10
 
     @property
@@ -271,7 +268,7 @@ class PageLabels(Section):
 # %% ../../nbs/evaluate/16_page_sections.ipynb #e3446657
 @section("pages/samples")
 class PageSamples(Section):
-    "Are samples copies of training pages?"
+    "Compare samples with their nearest training pages."
     subject, uses_samples = "pages", True
 
     def applies(self): return None if self.context.samplers else "no sampler was asked for"
@@ -301,8 +298,6 @@ def samples_sheet(
     most: int = 24,    # samples shown
 ):                     # a matplotlib Figure
     "Every sample over the training page nearest to it."
-    from epuredgm.explore.pictures import sheet
-
     shown = [page_tiles(some[:most]) for some in (pages, nearest)]
     count, across = len(shown[0]), min(across, len(shown[0]))
     rows = -(-count // across)

@@ -9,12 +9,11 @@ __all__ = ['SECTIONS', 'MOST_SECONDS', 'Draws', 'Context', 'Section', 'section',
 # %% ../../nbs/evaluate/14_sections.ipynb #26c90a5a
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import floor, log10
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from ..core.errors import EpureError, listing, near_miss
