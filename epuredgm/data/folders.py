@@ -31,7 +31,7 @@ from ..core.runs import atomic_write
 from ..core.spec import DesignSpec
 from .cache import BadPictures, PictureFiles, decoded
 from .designs import Designs, Splits, as_bytes, column_statistics, pixel_rows, standardised
-from .tables import Table, column_split, hashed_split, is_file_name, numbers_of, prefixes_of, read_table, refuse
+from .tables import Table, class_names, column_split, hashed_split, is_file_name, numbers_of, prefixes_of, read_table, refuse
 
 # %% ../../nbs/data/01_folders.ipynb #547b022b
 def checked_pattern(
@@ -68,6 +68,7 @@ class FolderConfig(DataConfig):
     condition_csv: Name | None = None                        # the table, None = performances.csv in root_dir; see `table_path`
     condition_columns: tuple[Name, ...] = ()                 # K columns of numbers, in the order of the condition vector
     attribute_columns: tuple[Name, ...] = ()                 # A further ones, which no model is told: what heads predict and maps are coloured by
+    label_column: Name | None = None                         # words that say the class of a design; an empty field says none
     prefix_column: Name = "matching"                         # what the file names of a design start from
     filename_pattern: str = "{prefix}_{component}.png"       # a file name in its component's folder
     split_column: Name | None = "train"                      # 1, true, train / 0, false, val / test; None = by hash of the prefix
@@ -249,18 +250,21 @@ def open_designs(
     prefixes: Sequence[str],  # N
     cond: np.ndarray | None,  # (N, K) as the model shall see them, None = no conditions
     progress: bool = True,    # a bar while decoding
-    attributes: bool = True,  # whether the attribute columns are read
+    attributes: bool = True,  # whether the columns of attributes and labels are read
 ) -> Designs:
-    "All designs of a folder, mapped from the cache, or a `DataError`."
+    "Open all designs of a folder, mapped from the cache."
     measured = config.attribute_columns if attributes else ()
     values = numbers_of(table, measured, "data.attribute_columns")
     files = files_of(config, table, prefixes)
     try: images = decoded(files, config.cache_dir, config.verify, progress=progress)
     except BadPictures as bad: refuse_pictures(config, table, files, bad)
     warn_if_stretched(config, files)
-    spec = DesignSpec(config.component_dirs, 1, *config.image_size, () if cond is None else config.condition_columns)
+    words = table.column(config.label_column, "data.label_column") if attributes and config.label_column else None
+    classes = () if words is None else class_names(words)
+    labels = [classes.index(word) if word else -1 for word in words] if classes else None
+    spec = DesignSpec(config.component_dirs, 1, *config.image_size, () if cond is None else config.condition_columns, classes=classes)
     available = np.array([bool(stamp) for stamp in files.stamps]).reshape(files.shape[:2])
-    return Designs(spec, images, None if cond is None or not spec.conditions else cond, available, prefixes, values if measured else None, measured)
+    return Designs(spec, images, None if cond is None or not spec.conditions else cond, available, prefixes, values if measured else None, measured, labels)
 
 # %% ../../nbs/data/01_folders.ipynb #5a8ae635
 def read_rows(

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['COMPONENTS', 'UNITS', 'PARAMETERS', 'PRIVATE', 'LINER', 'PLY_SLOT', 'BELT_SLOT', 'GROOVE', 'GROOVE_DEPTH',
-           'GROOVE_PITCH', 'HEADROOM', 'CHUNK', 'PERFORMANCES', 'SIZES', 'RANGES', 'Condition', 'Parameter',
-           'sample_parameters', 'SectionLengths', 'section_lengths', 'superellipse', 'sidewall_line', 'Fields',
-           'fields', 'scale_of', 'inside_all', 'ink_of_distance', 'carcass', 'bead', 'crown_plies', 'tread_surface',
-           'tread_body', 'grooves', 'tread', 'sidewall', 'gum', 'draw', 'without_haze', 'ink_of', 'outline_of',
-           'amount', 'centre', 'fall', 'across_flank', 'lengths_of', 'performances', 'measure', 'redrawn',
+           'GROOVE_PITCH', 'HEADROOM', 'CHUNK', 'PERFORMANCES', 'SIZES', 'LENGTHS', 'RANGES', 'Condition', 'KNOWLEDGE',
+           'Parameter', 'sample_parameters', 'SectionLengths', 'section_lengths', 'superellipse', 'sidewall_line',
+           'Fields', 'fields', 'scale_of', 'inside_all', 'ink_of_distance', 'carcass', 'bead', 'crown_plies',
+           'tread_surface', 'tread_body', 'grooves', 'tread', 'sidewall', 'gum', 'draw', 'without_haze', 'ink_of',
+           'outline_of', 'amount', 'centre', 'fall', 'across_flank', 'lengths_of', 'performances', 'measure', 'redrawn',
            'completion_ceiling', 'fixed_statistics', 'ToyEpuresConfig', 'toy_designs', 'build_toy_epures',
            'write_toy_epures']
 
@@ -30,7 +30,7 @@ from ..core.errors import DataError, near_miss, there_are
 from ..core.registry import datasets
 from ..core.seeds import key_seed
 from ..core.spec import DesignSpec
-from .designs import Designs, Splits, as_greys, standardised
+from .designs import Designs, Knowledge, Splits, as_greys, standardised
 from .folders import write_designs
 
 # %% ../../nbs/data/02_toy_epures.ipynb #296c8c4a
@@ -413,6 +413,7 @@ def lengths_of(
 # %% ../../nbs/data/02_toy_epures.ipynb #f78ec0a9
 PERFORMANCES = ("d_cons", "d_rigid", "d_life", "d_stab")
 SIZES = ("width_px", "height_px")
+LENGTHS = ("width", "height", "belt", "drop", "ply", "tread", "rim", "bead", "gum")  # of lengths_of, in u: a pixel of a picture 64 high
 
 
 def performances(
@@ -526,15 +527,20 @@ def toy_designs(
                    attributes=parameters.astype(np.float32), attribute_names=[p.name for p in PARAMETERS])
 
 
+KNOWLEDGE = Knowledge(
+    mirror="left", measure=measure, ceiling=completion_ceiling, shared=tuple(p.name for p in PARAMETERS if p.component is None),
+    units={name: "u" for name in LENGTHS} | {name: "px" for name in SIZES} | {p.name: p.unit for p in PARAMETERS})
+
+
 @datasets.register("toy_epures", config=ToyEpuresConfig)
 def build_toy_epures(
     config: ToyEpuresConfig,
     statistics: dict | None = None,  # those of a run, None = the fixed ones
 ) -> Splits:
-    "Training and held-out toy épures, and the function that measures pictures."
+    "Draw training and held-out toy épures, with all that is known of them."
     statistics = fixed_statistics(config.conditions, config.image_size) if statistics is None else statistics
     train, val = (toy_designs(config, n, stream, statistics) for n, stream in ((config.n, "train"), (config.n_val, "val")))
-    return Splits(train, val, statistics, f"{config.n} + {config.n_val} toy épures of seed {config.seed}", measure)
+    return Splits(train, val, statistics, f"{config.n} + {config.n_val} toy épures of seed {config.seed}", KNOWLEDGE)
 
 # %% ../../nbs/data/02_toy_epures.ipynb #970c0276
 def write_toy_epures(

@@ -5,10 +5,8 @@
 # %% auto #0
 __all__ = ['THUMBNAIL', 'Augmentation', 'crop', 'projection', 'in_perspective', 'erase', 'salt_and_pepper', 'moved', 'on_layers',
            'recomposed', 'noisy_pair', 'shrunk', 'thumbnail', 'Pages', 'pages_from', 'page_files', 'read_page_picture',
-           'open_pages', 'padded', 'in_batch', 'batches_by_size', 'choose', 'bound_for', 'PageBatches',
-           'VariableSizeDataset', 'row_alike', 'pair_of', 'batch_of', 'with_trees', 'tree_of_page',
-           'near_duplicate_groups', 'held_out', 'multiple_of_32', 'WireframesConfig', 'read_labels', 'collected_pages',
-           'build_wireframes']
+           'open_pages', 'padded', 'in_batch', 'VariableSizeDataset', 'with_trees', 'near_duplicate_groups', 'held_out',
+           'multiple_of_32', 'WireframesConfig', 'read_labels', 'collected_pages', 'build_wireframes']
 
 # %% ../../nbs/data/08_variable_sizes.ipynb #6fa33eac
 import copy
@@ -385,64 +383,11 @@ def in_batch(
         x[row, 0, :height, :width], target[row, 0, :height, :width], valid[row, 0, :height, :width] = noisy, clean, True
     return x, target, valid
 
-# %% ../../nbs/data/08_variable_sizes.ipynb #4a91f696
-def batches_by_size(
-    sizes: np.ndarray,  # (N, 2)
-    batch_size: int,    # at most
-) -> list[Tensor]:      # numbers, each once
-    "Pages of one size together, sizes in ascending order, pages in their own."
-    groups = np.unique(sizes, axis=0, return_inverse=True)[1].reshape(-1)
-    return [part for group in range(groups.max(initial=-1) + 1) for part in torch.from_numpy(np.flatnonzero(groups == group)).split(batch_size)]
-
-# %% ../../nbs/data/08_variable_sizes.ipynb #d2dcb3bf
-def choose(
-    data,              # a VariableSizeDataset, changed in place
-    rows: np.ndarray,  # numbers of pages in `data.pages`
-):                     # the same
-    "Makes a data set one of these pages."
-    data.rows, data.names = rows, [data.pages.names[row] for row in rows]
-    data.sizes = np.minimum(data.pages.sizes[rows], [data.max_height, np.iinfo(np.int64).max])  # (N, 2) after cropping
-    data.padded, data.alike = padded(data.sizes, data.size_step), np.unique(data.sizes, axis=0, return_inverse=True)[1].reshape(-1)  # pages of one size have one number
-    data.available = torch.ones(len(rows), 1, dtype=torch.bool, device=data.device)
-    numbers = {name: number for number, name in enumerate(data.label_names)}
-    labels = [[numbers.get(data.pages.labels[row], np.nan)] for row in rows] if numbers else None
-    data.attributes = None if labels is None else torch.tensor(labels, dtype=torch.float32, device=data.device).reshape(-1, 1)
-    return data
-
-# %% ../../nbs/data/08_variable_sizes.ipynb #fbd47953
-def bound_for(
-    data,                        # a VariableSizeDataset
-    device: str | torch.device,  # such as "cpu" or "cuda"
-):                               # another one
-    "The same data with its batches on a device; pages go there batch by batch."
-    part = copy.copy(data)
-    part.device = torch.device(device)
-    return choose(part, data.rows)
-
-# %% ../../nbs/data/08_variable_sizes.ipynb #9a9e0b01
-class PageBatches:
-    "What a learner asks of pages: which go together, and batches of them."
-
-    @property
-    def buckets(self) -> tuple[int, ...]:
-        "For each page the number of its padded size."
-        return tuple(np.unique(self.padded, axis=0, return_inverse=True)[1].reshape(-1).tolist())
-
-    def pair(self, index, epoch=None): return pair_of(self, index, epoch)
-    def batch(self, indices, device=None, epoch=None) -> Batch: return batch_of(self, indices, device, epoch)
-    def tree(self, index: int) -> LayoutTree | None: return tree_of_page(self, index)
-    def index_batches(self, batch_size: int) -> list[Tensor]: return batches_by_size(self.padded, batch_size)
-
-    def batches(self, batch_size: int) -> Iterator[Batch]:
-        "All pages as they are, those of one size together."
-        for indices in self.index_batches(batch_size): yield self.batch(indices.tolist())
-
-    def subset(self, indices) -> "VariableSizeDataset": return choose(copy.copy(self), self.rows[positions(indices, len(self))])
-    def to(self, device, budget_bytes=None) -> "VariableSizeDataset": return bound_for(self, device)
-
 # %% ../../nbs/data/08_variable_sizes.ipynb #ec7d4c23
-class VariableSizeDataset(PageBatches):
-    "Pages of different sizes: a data set of pairs, and what the learner takes batches from."
+class VariableSizeDataset:
+    "Pages of different sizes, in batches of one padded size; in training, pairs of a noisy input and its target."
+
+    cond, attributes, resident, nbytes = None, None, False, 0
 
     def __init__(self,
         root_dir: str | Path | Pages,     # folder of PNG pictures, or pages that are open
@@ -465,60 +410,105 @@ class VariableSizeDataset(PageBatches):
         self.pages, self.max_height, self.seed, self.size_step, self.workers = root_dir, max_height, seed, size_step, workers
         drawn = (True, perspective_p, perspective_distortion_scale, noise_level, random_erasing_prob, sp_prob, recompose_p, shift_p, layers_p)
         self.augmentation = Augmentation(*drawn) if augment else Augmentation(noise_level=noise_level)
-        self.spec, self.epoch, self.device, self.cond, self.resident = DesignSpec(("page",)), 0, torch.device("cpu"), None, False
-        self.label_names = tuple(sorted({label for label in self.pages.labels or () if label}))
-        self.attribute_names = ("archetype",) if self.label_names else ()
-        choose(self, np.arange(len(self.pages)))
+        self.spec = DesignSpec(("page",), classes=tuple(sorted({label for label in self.pages.labels or () if label})))
+        self.epoch = 0  # whose pairs `data[i]` gives
+        self._choose(np.arange(len(self.pages)), torch.device("cpu"))
+
+    def _choose(self, rows: np.ndarray, device: torch.device) -> "VariableSizeDataset":
+        "Become the set of some rows of `pages`, on a device: names, sizes and labels follow."
+        self.rows, self.device, self.names = rows, device, [self.pages.names[row] for row in rows]
+        self.sizes = np.minimum(self.pages.sizes[rows], [self.max_height, np.iinfo(np.int64).max])  # (N, 2) after cropping
+        self.padded, self.alike = padded(self.sizes, self.size_step), np.unique(self.sizes, axis=0, return_inverse=True)[1].reshape(-1)  # pages of one size have one number
+        self.available = torch.ones(len(rows), 1, dtype=torch.bool, device=device)
+        numbers = {name: number for number, name in enumerate(self.spec.classes)}
+        self.labels = torch.tensor([numbers.get(self.pages.labels[row], -1) for row in rows], dtype=torch.int64, device=device) if numbers else None
+        return self
 
     def __len__(self) -> int: return len(self.rows)
+
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:  # (1, h, w) each, what `epoch` has of it
         noisy, clean = self.pair(index, self.epoch)
         return noisy[None], clean[None]
 
-# %% ../../nbs/data/08_variable_sizes.ipynb #52f41c16
-def row_alike(
-    data: VariableSizeDataset,
-    index: int,                # of a page
-    random: torch.Generator,
-) -> int:                      # a row of `data.pages`
-    "Another page of the same size, or the page itself."
-    alike = np.flatnonzero(data.alike == data.alike[index])
-    return int(data.rows[alike[int(torch.randint(len(alike), (), generator=random))]])
+    @property
+    def attribute_names(self) -> tuple[str, ...]: return self.spec.attributes
 
-# %% ../../nbs/data/08_variable_sizes.ipynb #c380e0f6
-def pair_of(
-    data: VariableSizeDataset,
-    index: int,               # of a page
-    epoch: int | None = None,  # None: the page as it is, cropped in the middle
-) -> tuple[Tensor, Tensor]:   # (h, w) float32 each
-    "Input and target of a page: a function of seed, epoch and the page's name."
-    page = data.pages.read(int(data.rows[index]))
-    augmentation = Augmentation() if epoch is None else data.augmentation
-    random = generator("other page", data.seed, epoch, data.names[index])
-    if augmentation.recompose_p > 0 and float(torch.rand((), generator=random)) < augmentation.recompose_p:
-        page = recomposed(page, data.pages.read(row_alike(data, index, random)), random)
-    return noisy_pair(page, data.max_height, augmentation, generator("page", data.seed, epoch, data.names[index]))
+    @property
+    def buckets(self) -> tuple[int, ...]:
+        "Number of each page's padded size."
+        return tuple(np.unique(self.padded, axis=0, return_inverse=True)[1].reshape(-1).tolist())
 
+    def subset(self, indices) -> "VariableSizeDataset": return copy.copy(self)._choose(self.rows[positions(indices, len(self))], self.device)
 
-def batch_of(
-    data: VariableSizeDataset,
-    indices: Tensor | slice | Sequence[int],  # pages of one padded size
-    device: str | torch.device | None = None,  # None: that of the data
-    epoch: int | None = None,                 # None: pages as they are
-) -> Batch:
-    "Some pages as a `Batch`; `DataError` where their sizes differ."
-    rows, named = positions(indices, len(data)).tolist(), not isinstance(indices, Tensor)
-    sizes = {tuple(size) for size in data.padded[rows].tolist()}
-    if len(sizes) > 1: raise DataError(f"pages of {len(sizes)} sizes can't share a batch (got {listing([f'{h}×{w}' for h, w in sorted(sizes)], 4)}): take the batches that index_batches gives")
-    def pair(index): return pair_of(data, index, epoch)
-    if data.workers > 1 and len(rows) > 1:
-        with ThreadPoolExecutor(min(data.workers, len(rows))) as pool: pairs = list(pool.map(pair, rows))
-    else: pairs = [pair(index) for index in rows]
-    backgrounds = as_greys(torch.from_numpy(data.pages.backgrounds[data.rows[rows]])).tolist()
-    x, target, valid = in_batch(pairs, backgrounds, sizes.pop() if sizes else (data.size_step, data.size_step))
-    attributes = None if data.attributes is None else data.attributes[rows]
-    batch = Batch(x, None, data.available[rows], None if epoch is None else target, valid, attributes, [data.names[row] for row in rows] if named else None)
-    return batch.to(data.device if device is None else device)
+    def to(self,
+        device: str | torch.device,       # such as "cpu" or "cuda"
+        budget_bytes: int | None = None,  # pages are never held as a whole
+    ) -> "VariableSizeDataset":
+        "Bind the pages for a device; they go there batch by batch."
+        return copy.copy(self)._choose(self.rows, torch.device(device))
+
+    def index_batches(self,
+        batch_size: int,  # at most
+    ) -> list[Tensor]:    # numbers, each once
+        "Put pages of one padded size together: sizes in ascending order, pages in their own."
+        groups = np.array(self.buckets, np.int64)
+        return [part for group in range(groups.max(initial=-1) + 1) for part in torch.from_numpy(np.flatnonzero(groups == group)).split(batch_size)]
+
+    def batches(self, batch_size: int) -> Iterator[Batch]:
+        "Take all pages as they are, those of one size together."
+        for indices in self.index_batches(batch_size): yield self.batch(indices.tolist())
+
+    def row_alike(self,
+        index: int,                # of a page
+        random: torch.Generator,
+    ) -> int:                      # a row of `pages`
+        "Draw another page of the same size, or the page itself."
+        alike = np.flatnonzero(self.alike == self.alike[index])
+        return int(self.rows[alike[int(torch.randint(len(alike), (), generator=random))]])
+
+    def pair(self,
+        index: int,                # of a page
+        epoch: int | None = None,  # None: the page as it is, cropped in the middle
+    ) -> tuple[Tensor, Tensor]:    # (h, w) float32 each
+        "Make input and target of a page: a function of seed, epoch and the page's name."
+        page = self.pages.read(int(self.rows[index]))
+        augmentation = Augmentation() if epoch is None else self.augmentation
+        random = generator("other page", self.seed, epoch, self.names[index])
+        if augmentation.recompose_p > 0 and float(torch.rand((), generator=random)) < augmentation.recompose_p:
+            page = recomposed(page, self.pages.read(self.row_alike(index, random)), random)
+        return noisy_pair(page, self.max_height, augmentation, generator("page", self.seed, epoch, self.names[index]))
+
+    def batch(self,
+        indices: Tensor | slice | Sequence[int],  # pages of one padded size
+        device: str | torch.device | None = None,  # None: that of the data
+        epoch: int | None = None,                 # None: pages as they are
+    ) -> Batch:
+        "Take some pages; `DataError` where their padded sizes differ."
+        rows, named = positions(indices, len(self)).tolist(), not isinstance(indices, Tensor)
+        sizes = {tuple(size) for size in self.padded[rows].tolist()}
+        if len(sizes) > 1: raise DataError(f"pages of {len(sizes)} sizes can't share a batch (got {listing([f'{h}×{w}' for h, w in sorted(sizes)], 4)}): take the batches that index_batches gives")
+        def pair(index): return self.pair(index, epoch)
+        if self.workers > 1 and len(rows) > 1:
+            with ThreadPoolExecutor(min(self.workers, len(rows))) as pool: pairs = list(pool.map(pair, rows))
+        else: pairs = [pair(index) for index in rows]
+        backgrounds = as_greys(torch.from_numpy(self.pages.backgrounds[self.rows[rows]])).tolist()
+        x, target, valid = in_batch(pairs, backgrounds, sizes.pop() if sizes else (self.size_step, self.size_step))
+        batch = Batch(x, None, self.available[rows], None if epoch is None else target, valid, names=[self.names[row] for row in rows] if named else None,
+                      labels=None if self.labels is None else self.labels[rows])
+        return batch.to(self.device if device is None else device)
+
+    def tree(self,
+        index: int,            # of a page
+    ) -> LayoutTree | None:    # in the pixels of the page as validation sees it; None where it has none
+        "Read the layout tree of a page; `DataError` names a file that can't be read."
+        row = int(self.rows[index])
+        tree = None if self.pages.tree is None else self.pages.tree(row)
+        if tree is None: return None
+        (height, width), shown = map(int, self.pages.sizes[row]), int(self.sizes[index][0])
+        cut_above, across, rows = (height - shown) // 2, width / tree.width, tree.height * width / tree.width
+        # Sizes are whole pixels: a height that differs by no more than rounding is that of the whole page.
+        down = height / tree.height if abs(rows - height) <= 1 + rows / (2 * width) else across
+        return replace(tree, boxes=tree.boxes * ([across, down] * 2) - [0, cut_above, 0, cut_above], width=width, height=shown)
 
 # %% ../../nbs/data/08_variable_sizes.ipynb #58da19b1
 def with_trees(
@@ -532,21 +522,6 @@ def with_trees(
     if not any(there):
         raise DataError(f"{folder}: there is no layout tree of any of the {len(pages)} pages here, such as {pages.names[0]}.json, give the folder that the pictures were rendered from")
     return replace(pages, tree=lambda number: read_tree(files[number], relative) if there[number] else None)
-
-
-def tree_of_page(
-    data: VariableSizeDataset,
-    index: int,            # of a page
-) -> LayoutTree | None:    # in the pixels of the page as validation sees it; None where it has none
-    "The tree of a page; `DataError` that names the file where it can't be read."
-    row = int(data.rows[index])
-    tree = None if data.pages.tree is None else data.pages.tree(row)
-    if tree is None: return None
-    (height, width), shown = map(int, data.pages.sizes[row]), int(data.sizes[index][0])
-    cut_above, across, rows = (height - shown) // 2, width / tree.width, tree.height * width / tree.width
-    # Sizes are whole pixels: a height that differs by no more than rounding is that of the whole page.
-    down = height / tree.height if abs(rows - height) <= 1 + rows / (2 * width) else across
-    return replace(tree, boxes=tree.boxes * ([across, down] * 2) - [0, cut_above, 0, cut_above], width=width, height=shown)
 
 # %% ../../nbs/data/08_variable_sizes.ipynb #a7064771
 def near_duplicate_groups(

@@ -706,17 +706,17 @@ class LatentPictures:
     "Where the latents lie, for the trackers that take pictures."
 
     def draw_latents(self) -> None:
-        "Where up to 1,000 validation designs lie, by t-SNE, coloured by the first attribute there is."
+        "Where up to 1,000 validation designs lie, by t-SNE, coloured by class or by the first attribute there is."
         if not (self.config.tracking.latent_map and self.trackers.takes_pictures and isinstance(self.model, LatentVariableModel) and len(self.valid) > 4): return
         from epuredgm.plot.figures import blank_figure, pixels_of
         from epuredgm.plot.points import draw_points
         from epuredgm.train.run import encode_designs
         model, designs = self.evaluated().eval(), self.valid.subset(range(min(1000, len(self.valid))))
         posterior = encode_designs(model, designs, self.training.validation_batch_size or self.training.batch_size, self.device)
-        name = next(iter(designs.attribute_names), "")
-        values = designs.attributes[:, 0].cpu().numpy() if name else None
+        name = "class" if designs.labels is not None else next(iter(designs.spec.attributes), "")
+        values = designs.labels if designs.labels is not None else designs.attributes[:, 0] if name else None
         figure = blank_figure(640, 480)
-        draw_points(figure, tsne(posterior.mean.flatten(1)), values, name, getattr(designs, "label_names", ())).set_title("latents, by t-SNE", fontsize=10, loc="left")
+        draw_points(figure, tsne(posterior.mean.flatten(1)), None if values is None else values.cpu().numpy(), name, designs.spec.classes).set_title("latents, by t-SNE", fontsize=10, loc="left")
         self.trackers.pictures(LATENT_MAP, [pixels_of(figure)], self.position.step, self.position.epoch)
 
 # %% ../../nbs/train/02_learner.ipynb #14747224
