@@ -295,18 +295,10 @@ def evaluate_command(
     from epuredgm.explore.samples import shown_mirror
     from epuredgm.train.run import load_run
     loaded = load_run(run, int(checkpoint) if checkpoint.isdigit() else checkpoint)
-<<<<<<< HEAD
     asked = None if sections is None else [name.strip() for name in sections.split(",")]
     report = evaluate(loaded, data, n=n, seed=seed, mirror=shown_mirror(loaded, mirror), classifiers=coherence, features=features, trees=trees,
                       draws=draws, sections=asked, progress=sys.stderr.isatty())
     typer.echo(metrics_table(report, ("*",) if all_metrics else None))
-=======
-    of_pages, shown = trees is not None or loaded.spec.height is None, sys.stderr.isatty()
-    if of_pages and (data or coherence): raise EpureError("a run on pages is measured on its own held-out pages and without classifiers: leave --data and --coherence out")
-    if of_pages: report = evaluate_pages(loaded, trees, n=n, seed=seed, progress=shown)
-    else: report = evaluate(loaded, data, n=n, seed=seed, mirror=shown_mirror(loaded, mirror), classifiers=coherence, features=features, progress=shown)
-    typer.echo(metrics_table(report, ("*",) if all_metrics else PAGE_HEADLINES if of_pages else HEADLINES))
->>>>>>> main
     typer.echo("\n" + "\n".join(f"{name}: {run / file}" for name, file in report["files"].items()))
 
 # %% ../nbs/cli.ipynb #f2a76bd3

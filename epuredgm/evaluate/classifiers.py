@@ -33,20 +33,11 @@ CLASS = "class"  # what the classes of `DesignSpec.classes` are called among att
 
 
 def class_column(
-<<<<<<< HEAD
-    designs: Designs,    # of any kind
-    label: str | None,   # an attribute; None: the only one there is
-) -> int:                # its column among the attributes
-    "Find the attribute that says the class of a design; DataError where none does."
-    names = designs.attribute_names
-    if label is None and len(names) == 1: return 0
-=======
     designs: DesignSet,  # of any kind
     label: str | None,   # an attribute; "class" or None: the labels of the designs, or the only attribute there is
 ) -> int | None:         # its column among the attributes, None = the labels
     "Find what says the class of a design; `DataError` where nothing does."
     names, there = designs.spec.attributes, (*designs.spec.attributes, *([CLASS] if designs.labels is not None else []))
->>>>>>> main
     if label in names: return names.index(label)
     if label in (None, CLASS) and designs.labels is not None: return None
     if label is None and len(names) == 1: return 0

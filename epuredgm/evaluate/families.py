@@ -62,11 +62,7 @@ def family_scores(
     n: int = 8,          # completions of each
     seed: int = 0,       # of everything drawn
 ) -> dict:               # parameters, steps, elbo, completion, geometry: Scores and plain numbers
-<<<<<<< HEAD
-    "Measure a run for comparison; `geometry` for toy épures only."
-=======
-    "What a run is compared by; `geometry` where the data know what components share."
->>>>>>> main
+    "Measure a run for comparison; `geometry` where the data know what components share."
     from epuredgm.evaluate.geometry import fit_readout, geometry_scores
     held = run.data.val.subset(slice(0, designs))
     baseline = torch.stack([batch.x.sum(0).cpu() for batch in run.data.train.batches(500)]).sum(0) / len(run.data.train)

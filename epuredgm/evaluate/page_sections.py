@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..core.errors import DataError, EpureError
 from ..core.seeds import generator as make_generator
-from ..data.designs import Designs
+from ..data.designs import DesignSet, Designs
 from ..data.layout_trees import read_tree
 from ..data.variable_sizes import VariableSizeDataset
 from .drawings import copying_scores
@@ -50,12 +50,13 @@ def page_layouts(
 
 
 def page_labels(
-    designs: Designs | VariableSizeDataset,
-    name: str = "archetype",  # of the attribute
+    designs: DesignSet,
+    name: str | None = None,  # an attribute; None: the labels
 ) -> Tensor:                  # (N,) float, NaN where a page has none
-    "The labels of pages, as numbers."
-    if name not in designs.attribute_names: return torch.full((len(designs),), float("nan"))
-    return designs.attributes[:, designs.attribute_names.index(name)].cpu()
+    "Number the kinds of pages."
+    if name in designs.spec.attributes: return designs.attributes[:, designs.spec.attributes.index(name)].cpu()
+    if name is not None or designs.labels is None: return torch.full((len(designs),), float("nan"))
+    return torch.where(designs.labels < 0, torch.nan, designs.labels.float()).cpu()
 
 
 def some_of(
@@ -74,7 +75,7 @@ class PageContext(Context):
     train: Designs | VariableSizeDataset | None = None  # searched
     size: tuple[int, int] = (128, 96)                   # height, width that pages are compared at
     trees: str | Path | None = None                     # folder of layout trees; None: those that the pages came with
-    label: str = "archetype"                            # the attribute that is the kind of a page
+    label: str | None = None                            # the attribute that is the kind of a page; None: its label
     neighbours: int = 5                                 # that count
 
     @property
@@ -249,7 +250,7 @@ class PageLabels(Section):
     def known(self): return {name: (~labels.isnan()).nonzero().flatten() for name, labels in self.context.labels.items()}
 
     def applies(self):
-        if min(map(len, self.known.values())) < 2: return f"these pages have no labels called {self.context.label}: set data.labels, or keep pages in folders of their kind"
+        if min(map(len, self.known.values())) < 2: return f"these pages have no labels{'' if self.context.label is None else f' called {self.context.label}'}: set data.labels, or keep pages in folders of their kind"
         return self.lacks_latents()
 
     def measure(self):
