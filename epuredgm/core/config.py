@@ -301,6 +301,7 @@ class TrainingConfig(Section):
     betas: tuple[Beta, Beta] = (0.9, 0.999)        # Adam's
     scheduler: Literal["constant", "cosine", "linear", "plateau"] = "constant"  # of the learning rate
     lr_warmup_steps: NonNegativeInt = 0            # steps, linear from 0
+    lr_final: Annotated[float, Field(ge=0, le=1)] = 0.0  # share of lr at the end of cosine and linear
     patience: PositiveInt = 10                     # epochs without improvement before `plateau` lowers the rate
     factor: Fraction = 0.5                         # by which `plateau` lowers it
     min_lr: NonNegativeFloat = 0.0                 # below which `plateau` doesn't lower it
@@ -335,6 +336,7 @@ class TrackingConfig(Section):
     wandb_tags: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     triplets: NonNegativeInt | None = 8            # validation designs drawn as picture triplets, 0 = none, None = all
     triplets_every: PositiveInt = 1                # epochs between these pictures; the first and the last epoch always have them
+    samples_every: PositiveInt | None = None       # batches between sheets of samples in the run's pictures/, None = none
     latent_map: bool = False                       # a t-SNE of up to 1,000 validation latents, when training ends
 
 
@@ -346,7 +348,7 @@ class SamplingConfig(Section):
     mode: Literal["unconditional", "conditional", "inpainting", "cross_modal"] = "unconditional"
     num_samples: PositiveInt = 100                 # designs
     batch_sz: PositiveInt = 16                     # designs a forward pass
-    sampler: Literal["prior", "aggregated", "mixture"] = "aggregated"  # latents from the prior, from the encoded training set, or from Gaussians fitted to it
+    sampler: str | None = None                     # prior, or of models with latents also aggregated (the encoded training set) and mixture (Gaussians fitted to it), None = the model's first
     size: tuple[PositiveInt, PositiveInt] | None = None  # height and width, of models that draw any size; None = a size seen in training
     num_posterior_samples: PositiveInt = 10        # completions of each design
     source_component: Component | None = None      # what cross_modal observes, here or when sampling

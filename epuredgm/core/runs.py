@@ -276,12 +276,15 @@ class Records:
 
     def read_metrics(self) -> list[dict]: return read_lines(self.path / "metrics.jsonl")
 
+    def metrics_size(self) -> int:  # bytes
+        path = self.path / "metrics.jsonl"
+        return path.stat().st_size if path.exists() else 0
+
     def truncate_metrics(self,
-        step: int,   # of the checkpoint that training goes on from
+        size: int,   # bytes, of the checkpoint that training goes on from
     ) -> None:
-        "Forgets the records of steps that will be made again."
-        kept = [record for record in self.read_metrics() if (record.get("step") or 0) <= step]
-        self.write_bytes("metrics.jsonl", b"".join(map(json_bytes, kept)))
+        "Forget the records of updates that will be made again."
+        if self.metrics_size() > size: os.truncate(self.path / "metrics.jsonl", size)
 
 # %% ../../nbs/core/06_runs.ipynb #c2df6a32
 WRITTEN = ("checkpoints", "pictures", "samples", "tensorboard", "wandb", "eval", "inference", "metrics.jsonl", "design.json", "target_norm_stats.json")

@@ -34,7 +34,8 @@ from ..models.contract import LatentVariableModel
 from ..models.regression_head import (
     FrozenVAE, VAELatentRegressor, check_target_statistics, flattened_latents, target_statistics, weights_digest)
 from ..train.checkpoints import decode_state, encode_state, load_chosen, restore
-from ..train.learner import Learner, Outcome, resolve_device
+from ..train.loop import Outcome, train_model
+from ..train.precision import resolve_device
 from ..train.run import Run, load_run
 from ..train.trackers import make_trackers
 
@@ -373,9 +374,8 @@ def train_head(
     model.see_latents(data.latents)
     with RunFolder.create(config.run_dir, config, resume=resume, overwrite=overwrite) as folder:
         write_head_facts(folder, model, vae, data, statistics, digest)
-        learner = Learner(model, data.training, config, folder, make_trackers(config, folder), progress=progress,
-                          after_signal=f"and this goes on from it: epuredgm regress train -c {folder.path} --resume")
-        outcome = learner.fit(resume=resume)
+        outcome = train_model(model, data.training, config, folder, make_trackers(config, folder), resume=resume, progress=progress,
+                              after_signal=f"and this goes on from it: epuredgm regress train -c {folder.path} --resume")
         if weights_digest(model.encoder) != digest: raise RunError(f"{folder.path}: the weights of the frozen VAE have changed during training, which is a defect: report it")
         folder.write_json("design.json", folder.read_json("design.json") | {"vae_unchanged": True})
     best = (folder.path / "checkpoints" / "best").exists()

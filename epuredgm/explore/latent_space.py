@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from ..blocks.covariances import LowRankCovariance, factor_covariance
-from ..blocks.gaussians import DiagonalNormal
+from ..blocks.gaussians import DiagonalNormal, StandardNormal
 from ..blocks.joint_gaussians import JointNormal
 from ..core.errors import DataError, EpureError, listing, near_miss, there_are
 from ..core.spec import DesignSpec
@@ -22,7 +22,7 @@ from ..evaluate.pages import pages_together
 from ..plot.pictures import Mirror
 from .traversals import device_of
 from ..models.contract import GenerativeModel, in_eval_mode
-from ..train.run import encode_designs
+from ..train.encoding import encode_designs
 
 # %% auto #0
 __all__ = ['WHEEL_RADIUS', 'WHEEL_THICKNESS', 'WHEEL_HUB', 'LOG_TWO_PI', 'measure_wheels', 'WheelModel', 'PriorUnits',
@@ -95,7 +95,7 @@ def prior_units(
     size:int,   # D, latent dimensions
 ) -> PriorUnits:
     "The coordinates in which the prior of a model is N(0, I)."
-    if not callable(getattr(model, "prior", None)): return PriorUnits(size)
+    if isinstance(getattr(model, "prior", None), StandardNormal) or not callable(getattr(model, "prior", None)): return PriorUnits(size)
     prior = model.prior()
     mean = prior.mean[0].double().cpu()
     if not hasattr(prior, "covariance"): return PriorUnits(size, mean, torch.diag((prior.logvar[0].double().cpu()/2).exp()))
