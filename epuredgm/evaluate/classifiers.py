@@ -18,14 +18,8 @@ from ..core.runs import RunFolder
 from ..core.spec import DesignSpec
 from ..data.designs import DesignSet, Designs, build_data
 from .scores import Score, plain
-<<<<<<< HEAD
 from ..models.component_classifiers import ComponentClassifiers, ComponentClassifiersConfig
 from ..train.run import load_run, train
-=======
-from ..models.contract import GenerativeModel, Phase, sums
-from ..train.checkpoints import load_chosen, restore
-from ..train.loop import train_model
->>>>>>> main
 
 # %% ../../nbs/evaluate/06_classifiers.ipynb #7f937498
 CLASS = "class"  # what the classes of `DesignSpec.classes` are called among attributes
@@ -135,21 +129,9 @@ def train_classifiers(
     check_replaced(folder, overwrite)
     splits, classes, name, _ = classified_data(data, label)
     settings = {"batch_size": 128, "lr": 4e-3, "scheduler": "cosine", "lr_warmup_steps": 50, "validation_batch_size": 500} | training
-<<<<<<< HEAD
     section = ComponentClassifiersConfig(label=name, classes=tuple(classes), **(model or {}))
     run = train(Config(model=section, data=data, training=TrainingConfig(epochs=epochs, seed=seed, **settings), run_dir=str(folder)), overwrite=overwrite, progress=progress)
     RunFolder.open(run.path).write_json("accuracy.json", plain(measure_classifiers(run.model, splits.val)))
-=======
-    config = Config(model=section, data=data, training=TrainingConfig(epochs=epochs, seed=seed, **settings), run_dir=str(folder))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(key_seed(seed, "weights of classifiers"))
-        classifiers = ComponentClassifiers(splits.spec, classes, name, column, section)
-    with RunFolder.create(folder, config, overwrite=overwrite) as run:
-        train_model(classifiers, splits, config, run, progress=progress, after_signal="but classifiers are trained in one go: repeat epuredgm classify with --overwrite")
-        measure_classifiers(classifiers.eval(), splits.val)
-        run.write_json("design.json", {"spec": splits.spec.to_dict(), "label": name, "column": column, "classes": classes,
-                                       "accuracy": plain(classifiers.accuracy), "source": splits.source, "seed": seed})
->>>>>>> main
     return load_classifiers(folder)
 
 

@@ -21,7 +21,7 @@ from .disentanglement import disentanglement_figure, disentanglement_scores, wit
 from .drawings import (
     copying_figure, copying_scores, drawing_figure, drawing_scores, ink_thresholds, measure_drawings, nearest_designs)
 from .geometry import GeometryReadout, fit_readout, geometry_figure, geometry_looks, geometry_scores
-from .latents import joint_nats, latent_scores, latents_figure, learned_prior, readout_scores
+from .latents import latent_scores, latents_figure, learned_prior, readout_scores
 from .reconstruction import reconstruction_errors, reconstruction_figure, reconstruction_scores
 from .sections import Section, section
 
@@ -50,8 +50,7 @@ class Latents(Section):
 
     def measure(self):
         c, prior = self.context, learned_prior(self.context.run.model)
-        nats = None if prior is None else joint_nats(c.run.model, c.designs, c.batch_size, c.run.device)
-        scores = latent_scores(c.posterior, c.seed, prior, nats)
+        scores = latent_scores(c.posterior, c.seed, prior)
         parts = c.some_of_training, c.designs
         if c.designs.attributes is not None and c.designs.attribute_names == parts[0].attribute_names:
             known = [~part.attributes.isnan().any(1).cpu() for part in parts]  # designs that lack an attribute are not read

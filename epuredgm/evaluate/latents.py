@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['aggregated_moments', 'kl_moments', 'fit_line', 'squares', 'r_squared_of', 'r_squared', 'linear_readout',
-           'prior_score', 'latent_scores', 'in_units_of', 'learned_prior', 'joint_nats', 'readout_scores',
-           'latents_figure']
+           'prior_score', 'latent_scores', 'in_units_of', 'learned_prior', 'readout_scores', 'latents_figure']
 
 # %% ../../nbs/evaluate/01_latents.ipynb #d8df6bab
 import torch
@@ -16,7 +15,7 @@ from ..blocks.gaussians import DiagonalNormal
 from ..blocks.joint_gaussians import JointNormal, correlation, joint_kl
 from ..core.seeds import generator as make_generator
 from .scores import Score, bootstrap, bootstrap_sums, mean_score, statistic_score
-from ..models.contract import LatentVariableModel, in_eval_mode
+from ..models.contract import LatentVariableModel
 from ..plot.figures import plot_figure
 from ..plot.pictures import PALETTE
 
@@ -112,13 +111,13 @@ def prior_score(
 
 # %% ../../nbs/evaluate/01_latents.ipynb #b7747fa3
 def latent_scores(
-    posterior: DiagonalNormal,  # of a held-out split, (N, D)
+    posterior: DiagonalNormal | JointNormal,  # of a held-out split, (N, D)
     seed: int = 0,              # of the bootstrap
     prior: JointNormal | None = None,  # learned, of one row; None: N(0, I)
-    nats: Tensor | None = None,   # (N,) KL of each design to the learned prior, see joint_nats
 ) -> dict:                      # scores and lists by plain names
     "Score nats, active units and the distance of the aggregated posterior from the prior."
     random, correlations = make_generator(seed, "evaluate", "latents"), None
+    nats = joint_kl(posterior, prior).cpu() if prior is not None and isinstance(posterior, JointNormal) else None
     if prior is not None: posterior, correlations = in_units_of(posterior, prior)
     mean, logvar = posterior.mean, posterior.logvar
     per_dimension = posterior.kl_per_dimension()
@@ -137,7 +136,7 @@ def latent_scores(
 
 # %% ../../nbs/evaluate/01_latents.ipynb #a7c10002
 def in_units_of(
-    posterior: DiagonalNormal,  # (N, D)
+    posterior: DiagonalNormal | JointNormal,  # (N, D)
     prior: JointNormal,         # of one row
 ) -> tuple[DiagonalNormal, Tensor]:  # (N, D), and the prior's correlations (D, D) in float64
     "Standardise latents by a learned prior."
@@ -149,20 +148,8 @@ def learned_prior(
     model: LatentVariableModel,
 ) -> JointNormal | None:  # of one row; None: N(0, I)
     "Give the prior of a model that learned one."
-    prior = model.prior() if hasattr(model, "prior") else None
+    prior = model.prior() if isinstance(model, LatentVariableModel) else None
     return prior if isinstance(prior, JointNormal) else None
-
-
-@in_eval_mode
-def joint_nats(
-    model: LatentVariableModel,  # with a learned prior
-    designs,                     # data.designs.Designs, N of them
-    batch_size: int = 256,       # designs at once
-    device: torch.device | str = "cpu",  # of the model
-) -> Tensor:                     # (N,)
-    "Give the KL of each design's posterior to the learned prior, with all that its dimensions share."
-    prior = model.prior()
-    return torch.cat([joint_kl(model.encode(batch.x.to(device), batch.available.to(device)), prior).cpu() for batch in designs.batches(batch_size)])
 
 # %% ../../nbs/evaluate/01_latents.ipynb #1116be5e
 def readout_scores(

@@ -27,7 +27,7 @@ from .pages import (
 from .scores import mean_score, ratio, sums_score
 from .sections import Context, Section, section
 from ..plot.sheets import sheet
-from ..train.run import encode_designs
+from ..train.encoding import encode_designs
 
 # %% ../../nbs/evaluate/16_page_sections.ipynb #a9fa1a62
 def page_layouts(

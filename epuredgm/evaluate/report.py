@@ -16,11 +16,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-<<<<<<< HEAD
-=======
-from ..blocks.gaussians import DiagonalNormal
-from ..blocks.joint_gaussians import JointNormal, joint_kl
->>>>>>> main
 from ..core.errors import DataError, EpureError
 from ..core.runs import RunFolder
 from ..core.seeds import generator as make_generator
@@ -35,12 +30,7 @@ from .scores import plain, text_table
 from .sections import SECTIONS, Context, Draws, draw_within, measured_sections, sections_for
 from ..plot.figures import blank_figure, png
 from ..plot.pictures import TEXT
-<<<<<<< HEAD
 from ..train.run import Run, designs_of, load_run
-=======
-from ..train.encoding import encode_designs
-from ..train.run import designs_of
->>>>>>> main
 
 # %% ../../nbs/evaluate/17_report.ipynb #e7a10001
 def fingerprints(
@@ -105,163 +95,7 @@ def judges(
     network = feature_network(features)
     return classifiers, network, note | ({"features": network.note} if network.note else {})
 
-<<<<<<< HEAD
 # %% ../../nbs/evaluate/17_report.ipynb #2fcbbbd4
-=======
-# %% ../../nbs/evaluate/05_report.ipynb #67170bb9
-def knows_parameters(
-    data: Splits,          # of a run
-    designs: DesignSet,    # to be measured
-) -> bool:
-    "Whether designs come with the parameters that several of their components show."
-    return bool(data.knowledge.shared) and set(data.knowledge.shared) <= set(designs.spec.attributes)
-
-
-def known_ceiling(
-    data: Splits,       # of a run
-    designs: DesignSet, # held out
-    baseline: Tensor,   # (planes, H, W): the mean picture of the training split
-    completions: int,   # of each design
-) -> dict | None:       # component or "pooled" → mean_ratio, sample_ratio; None where nobody knows
-    "The generator's ceiling of completing from all other components, on at most 300 designs."
-    if data.knowledge.ceiling is None or not knows_parameters(data, designs): return None
-    return data.knowledge.ceiling(designs.attributes[:300].cpu().numpy(), baseline, completions)
-
-# %% ../../nbs/evaluate/05_report.ipynb #b7c20001
-def has_own_prior(
-    run,     # a Run, or anything like one
-) -> bool:
-    "Whether the model's prior is a Gaussian that it learned."
-    prior = getattr(getattr(run, "model", None), "prior", None)
-    return callable(prior) and isinstance(prior(), JointNormal)
-
-
-@torch.no_grad()
-def learned_prior_scores(
-    setting: Setting,
-    posterior: DiagonalNormal,  # of the designs, (N, D)
-) -> dict:                      # as of latent_scores
-    "What the codes carry beside a prior that was learned."
-    model, device, nats = setting.run.model, setting.run.device, []
-    for batch in setting.designs.batches(setting.batch_size):
-        nats.append(joint_kl(model.encode(batch.x.to(device), batch.available.to(device)), model.prior()).cpu())
-    read, correlations = in_units_of(posterior, model.prior())
-    return latent_scores(read, setting.seed, correlations, torch.cat(nats))
-
-# %% ../../nbs/evaluate/05_report.ipynb #c0b0b31a
-def reconstruction_section(
-    setting: Setting,
-) -> tuple[dict, dict]:  # scores, figures by name
-    "How much of a design comes back."
-    errors = reconstruction_errors(setting.run, setting.designs, setting.baseline, setting.batch_size)
-    figure = reconstruction_figure(setting.run, setting.designs, errors, setting.mirror)
-    return reconstruction_scores(errors, setting.spec, setting.seed), {"reconstruction": figure}
-
-
-def latents_section(
-    setting: Setting,
-) -> tuple[dict, dict]:  # scores, figures by name
-    "What the code carries and what can be read from it."
-    run, designs = setting.run, setting.designs
-    if not getattr(getattr(run, "model", None), "has_latents", True): raise NotMeasured("this family of models has no latents")
-    posterior = encode_designs(run, designs, setting.batch_size)
-    scores = latent_scores(posterior, setting.seed) if not has_own_prior(run) else learned_prior_scores(setting, posterior)
-    figures = {"latents": latents_figure(scores)}
-    train = run.data.train.subset(slice(0, 5000))
-    if designs.attributes is not None and designs.attribute_names == train.attribute_names:
-        known = [~each.attributes.isnan().any(1).cpu() for each in (train, designs)]  # designs that lack an attribute are not read
-        means = encode_designs(run, train, setting.batch_size).mean[known[0]], posterior.mean[known[1]]
-        tables = [tuple(None if t is None else t.cpu()[k] for t, k in zip((getattr(train, kind), getattr(designs, kind)), known)) for kind in ("cond", "attributes")]
-        scores["readout"] = readout_scores(means, *tables, designs.attribute_names, setting.seed)
-    return scores, figures
-
-# %% ../../nbs/evaluate/05_report.ipynb #9b08dc59
-def disentanglement_section(
-    setting: Setting,
-) -> tuple[dict, dict]:  # scores, figures by name
-    "Whether single dimensions stand for single attributes; an AR-VAE says which shall."
-    run, designs = setting.run, setting.designs
-    model = getattr(run, "model", None)
-    if not getattr(model, "has_latents", True): raise NotMeasured("this family of models has no latents")
-    if designs.attributes is None: raise NotMeasured("these data have no attributes")
-    codes = encode_designs(run, designs, setting.batch_size).mean
-    try: scores = disentanglement_scores(codes, designs.attributes, designs.attribute_names, getattr(model, "dimensions", None), seed=setting.seed)
-    except DataError as reason: raise NotMeasured(str(reason)) from reason
-    return scores, {"disentanglement": disentanglement_figure(scores)}
-
-# %% ../../nbs/evaluate/05_report.ipynb #47448f05
-def conditions_section(
-    setting: Setting,
-) -> tuple[dict, dict]:  # scores, figures by name
-    "Asked against measured, for every sampler; the ceiling is `measure` of the real designs."
-    data, designs, scores, points = setting.run.data, setting.designs, {}, {}
-    measure = data.knowledge.measure
-    if designs.cond is None: raise NotMeasured("these data have no conditions")
-    if measure is None: raise NotMeasured("these data bring no function that measures a picture, so what was drawn can't be compared with what was asked")
-    pictures = designs.batch(slice(0, len(designs))).x.cpu()
-    names = [name for name in designs.spec.conditions if name in measure(pictures[:1])]
-    columns = [designs.spec.conditions.index(name) for name in names]
-    asked = torch.as_tensor(data.in_units(designs.cond)).float()[:, columns]
-    real = asked, measured_conditions(measure, pictures, names)
-    for sampler, drawn in setting.samples.items():
-        measured = measured_conditions(measure, drawn["conditional"], names)
-        scores[sampler] = fidelity_scores(asked, measured, names, real, setting.seed)
-        points[sampler] = asked, measured
-    return scores, {"conditions": fidelity_figure(points | {"real designs": real}, names)}
-
-
-def completion_section(
-    setting: Setting,
-) -> tuple[dict, dict]:  # scores, figures by name
-    "Each component from every other one and from all others, conditions withheld and given."
-    if setting.spec.n_components == 1: raise NotMeasured("designs of one component have no other to be completed from")
-    ways = {"withheld": False} | ({"given": True} if setting.designs.cond is not None else {})
-    scores = {name: all_completions(setting.run, setting.designs, setting.baseline, setting.completions, told, setting.seed,
-                                    None if told else setting.ceiling, setting.batch_size) for name, told in ways.items()}
-    panels = {f"conditions {name}" if len(ways) > 1 else "times nearer than the mean picture": found for name, found in scores.items()}
-    return scores, {"completion": completion_figure(panels, setting.spec.components)}
-
-# %% ../../nbs/evaluate/05_report.ipynb #8446210e
-def drawings_section(
-    setting: Setting,
-) -> tuple[dict, dict]:  # scores, figures by name
-    "The study metrics of the samples against held-out designs, and their nearest training designs."
-    spec, designs, train = setting.spec, setting.designs, setting.run.data.train
-    if not setting.samples: raise NotMeasured("this run has no sampler")
-    batch = designs.batch(slice(0, len(designs)))
-    pictures, available = batch.x.cpu(), batch.available.cpu()
-    thresholds = ink_thresholds(pictures, spec)
-    real, scores, figures = measure_drawings(pictures, spec, thresholds, available), {"ink_threshold": thresholds, "floor_std": {}}, {}
-    for sampler, kinds in setting.samples.items():
-        scores[sampler] = {}
-        for kind, drawn in kinds.items():
-            found, floor_std = drawing_scores(measure_drawings(drawn, spec, thresholds), real, spec, seed=setting.seed)
-            scores[sampler][kind], scores["floor_std"] = found, floor_std
-            figures.setdefault("drawings", drawing_figure(found, floor_std))
-    drawn = next(iter(setting.samples.values()))["unconditional"]
-    distance, index = nearest_designs(drawn, train)
-    scores["nearest"] = copying_scores(distance, nearest_designs(pictures, train)[0], setting.seed)
-    figures["nearest"] = copying_figure(drawn, train, distance, index, mirror=setting.mirror)
-    return scores, figures
-
-# %% ../../nbs/evaluate/05_report.ipynb #735cc8b7
-def coherence_section(
-    setting: Setting,
-) -> tuple[dict, dict]:  # scores, figures by name
-    "Whether the components of samples and completions belong together."
-    run, designs, spec = setting.run, setting.designs, setting.spec
-    samples = {sampler: drawn["unconditional"] for sampler, drawn in setting.samples.items()}
-    if setting.classifiers is not None:
-        scores = coherence_scores(run, designs, samples, setting.classifiers, setting.network, setting.seed, setting.batch_size)
-        return scores, {"coherence": coherence_figure({"coherence of completions": scores})} if scores["conditional"] else {}
-    if not knows_parameters(run.data, designs):
-        raise NotMeasured("without classes nothing is recognised: give classifiers with --coherence, which epuredgm classify makes of data with classes")
-    readout = fit_readout(run.data.train, run.data.val.subset(slice(0, 1000)), most=2000)
-    scores = geometry_scores(run, readout, designs, samples, setting.seed, setting.batch_size)
-    return scores, {"coherence": geometry_figure({"agreement of completions": scores})}
-
-# %% ../../nbs/evaluate/05_report.ipynb #2fcbbbd4
->>>>>>> main
 def score_rows(
     metrics: dict,               # nested, of scores as plain dictionaries
     patterns: Sequence[str],     # of the paths wanted, as in file names

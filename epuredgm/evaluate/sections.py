@@ -26,7 +26,8 @@ from .conditions import draw_asked
 from .frechet import FeatureNetwork
 from .reconstruction import mean_picture
 from ..models.contract import LatentVariableModel
-from ..train.run import Run, encode_designs
+from ..train.encoding import encode_designs
+from ..train.run import Run
 
 # %% ../../nbs/evaluate/14_sections.ipynb #0eb657ef
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Context:
     def baseline(self) -> Tensor: return mean_picture(self.run.data.train)  # (planes, H, W)
 
     @cached_property
-    def posterior(self): return encode_designs(self.run.model, self.designs, self.batch_size, self.run.device)  # (N, D)
+    def posterior(self): return encode_designs(self.run.model, self.designs, self.batch_size, self.run.device)  # (N, D), of the model's own type
 
     @cached_property
     def some_of_training(self) -> Designs: return self.run.data.train.subset(slice(0, 5000))

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from ..blocks.gaussians import DiagonalNormal
 from ..core.seeds import generator as make_generator
-from ..evaluate.latents import joint_nats, latent_scores, learned_prior
+from ..evaluate.latents import latent_scores, learned_prior
+from ..train.encoding import encode_designs
 from .latent_space import LatentSpace, check_several
 from ..plot.figures import blank_figure
 from ..plot.pictures import PALETTE, TEXT
@@ -46,7 +47,7 @@ def latent_health(
     if len(space.shape) > 1: return latent_scores(by_position(space.posterior, space.shape), seed)
     prior = learned_prior(space.model)
     if prior is None: return latent_scores(in_own_units(space), seed)
-    return latent_scores(space.posterior, seed, prior, joint_nats(space.model, space.designs, device=device_of(space.model)))
+    return latent_scores(encode_designs(space.model, space.designs, device=device_of(space.model)), seed, prior)
 
 
 def in_own_units(

@@ -69,6 +69,8 @@ def build_classifiers(
 class ComponentClassifiers(GenerativeModel):
     "One classifier a component, all trained together."
 
+    selected_by = None
+
     def __init__(
         self,
         spec: DesignSpec,  # with height and width
