@@ -9,7 +9,7 @@ from epuredgm.core.config import parse_config
 from epuredgm.core.seeds import generator
 from epuredgm.data.designs import build_data
 from epuredgm.models.ar_vae import attribute_losses
-from epuredgm.train.learner import build_optimizer
+from epuredgm.train.optim import build_optimizer
 from epuredgm.train.run import build_model
 from timing import Result, at_most, in_turn, median_ratio
 

@@ -11,7 +11,8 @@ from epuredgm.core.seeds import generator
 from epuredgm.data.designs import Batch, build_data
 from epuredgm.models.contract import count_parameters
 from epuredgm.models.gmrf_mvae import GMRFMVAE
-from epuredgm.train.learner import build_optimizer, resolve_precision
+from epuredgm.train.optim import build_optimizer
+from epuredgm.train.precision import resolve_precision
 from epuredgm.train.run import build_model
 from timing import Result, at_least, at_most, in_turn, median_ratio
 
@@ -24,14 +25,14 @@ def plain_loss(model: GMRFMVAE, batch: Batch, random: torch.Generator) -> torch.
     observed = F.one_hot(torch.randint(BLOCKS, (len(batch),), generator=random), BLOCKS).bool()
     shown = batch.x * observed[:, :, None, None]
     means, variances, recon = [], [], 0.0
-    for c, (trunk, head) in enumerate(zip(model.encoders.trunks, model.encoders.heads)):
+    for c, (trunk, head) in enumerate(zip(model.encoder.trunks, model.encoder.heads)):
         seen = observed[:, c, None, None, None].float().expand(-1, 1, *batch.x.shape[2:])
         mean, raw, _ = head(trunk(torch.cat([shown[:, c : c + 1], seen], 1)).flatten(1)).chunk(3, 1)
         means.append(mean)
         variances.append(F.softplus(raw) + 1e-4)
     prior = model.prior
     posterior = torch.cat(means, 1), torch.cat(variances, 1), prior.coefficients.expand(len(batch), -1)
-    z, kl = listed_draw(posterior, (prior.mean, F.softplus(prior.raw) + 1e-4, prior.coefficients))
+    z, kl = listed_draw(posterior, (prior.mean, F.softplus(prior.unconstrained) + 1e-4, prior.coefficients))
     for c, (decoder, part) in enumerate(zip(model.decoder.networks, z.split(D // BLOCKS, 1))):
         drawn = torch.sigmoid(decoder(part, batch.cond))
         recon = recon + F.mse_loss(drawn, batch.x[:, c : c + 1], reduction="none").sum((1, 2, 3)).mean()

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from epuredgm.core.config import parse_config
 from epuredgm.core.runs import RunFolder
@@ -12,8 +11,9 @@ from epuredgm.core.spec import DesignSpec
 from epuredgm.data.designs import Splits
 from epuredgm.evaluate.regression import LatentTable, build_head
 from epuredgm.models.regression_head import target_statistics
-from epuredgm.train.learner import Learner, finish_epoch, train_epoch
-from epuredgm.train.run import TrainedModel, build_model
+from epuredgm.train.loop import default_callbacks, train_epoch
+from epuredgm.train.run import Run, build_model
+from epuredgm.train.state import TrainState
 from epuredgm.train.trackers import make_trackers
 from timing import Result, at_most, in_turn, median_ratio
 
@@ -40,16 +40,15 @@ class PlainLoop:
         torch.save({"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}, self.file)
 
 
-class LearnerEpochs:
-    "The learner's epochs, one a call, with everything that belongs to them: validation, records, checkpoints."
+class TrainingEpochs:
+    "Epochs of the training loop, one per call, with everything that belongs to them: validation, records, checkpoints."
 
-    def __init__(self, learner: Learner):
-        self.learner = learner
-        learner.bar = tqdm(disable=True)
+    def __init__(self, model, data: Splits, config, run):
+        self.state, self.data = TrainState(model, config.training, len(data.train)), data
+        self.callbacks = default_callbacks(self.state, data, config, run, make_trackers(config, run), progress=False)
+        self.callbacks.start(self.state)
 
-    def __call__(self):
-        train_epoch(self.learner)
-        finish_epoch(self.learner)
+    def __call__(self): train_epoch(self.state, self.data, self.callbacks)
 
 
 def random_table(rows: int, latent: int, spec: DesignSpec, seed: int) -> LatentTable:
@@ -68,15 +67,14 @@ def head_epochs(tiny: bool, folder: Path) -> list[Result]:
         "model": {"type": "regression_head", "vae": {"checkpoint": "none"}, "targets": list("abcde"), "hidden_dims": [256, 128]},
         "data": {"type": "run"}, "run_dir": str(folder / "head"),
         "training": {"epochs": 1_000_000, "batch_size": 16, "lr": 1e-4, "precision": "float32", "channels_last": False}})
-    vae = TrainedModel(folder, config, build_model(parse_config({
+    vae = Run(folder, config, build_model(parse_config({
         "model": {"type": "beta_vae", "latent_dim": latent, "nf": 4, "nf_max": 8, "stages": 2}, "data": {"type": "toy_epures"}}), spec), 0, {}, torch.device("cpu"))
     train, val = random_table(rows, latent, spec, 1), random_table(max(8, rows // 10), latent, spec, 2)
     statistics = target_statistics(train.targets, config.model.targets, "standard")
     run = RunFolder.create(config.run_dir, config, overwrite=True)
-    learner = Learner(build_head(config, vae, latent, statistics), Splits(train, val), config, run, make_trackers(config, run), progress=False)
-    learner.trackers.start(run, config, 0)
+    training = TrainingEpochs(build_head(config, vae, latent, statistics), Splits(train, val), config, run)
     start = time.perf_counter()
-    times = in_turn({"learner": LearnerEpochs(learner), "plain": PlainLoop(build_head(config, vae, latent, statistics), train, val, config, folder / "plain.pt")}, rounds)
+    times = in_turn({"training": training, "plain": PlainLoop(build_head(config, vae, latent, statistics), train, val, config, folder / "plain.pt")}, rounds)
     details = {name: [round(one, 4) for one in values] for name, values in times.items()} | {"seconds": round(time.perf_counter() - start, 1)}
     what = f"epoch of a head on {rows} cached latents of {latent}, batches of 16, against a plain loop"
-    return [at_most(what, median_ratio(times, "learner", "plain"), 1.5, "×", **details)]
+    return [at_most(what, median_ratio(times, "training", "plain"), 1.5, "×", **details)]

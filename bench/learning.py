@@ -1,4 +1,4 @@
-"""What a step of the learner costs: against a hand-written loop, against another library, and by precision and memory layout."""
+"""The cost of a training step: against a hand-written loop, against another library, and by precision and memory layout."""
 import statistics
 import subprocess
 import sys
@@ -7,16 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from epuredgm.blocks.schedules import Progress
 from epuredgm.core.config import parse_config
 from epuredgm.core.runs import RunFolder
 from epuredgm.core.spec import DesignSpec
 from epuredgm.data.designs import Designs, Splits
-from epuredgm.models.contract import GenerativeModel
-from epuredgm.train.learner import Learner, processor_flags, resolve_precision
+from epuredgm.models.contract import GenerativeModel, Phase
+from epuredgm.train.loop import default_callbacks, training_step, updates_left
+from epuredgm.train.precision import processor_flags, resolve_precision
 from epuredgm.train.run import build_model
+from epuredgm.train.state import TrainState
 from epuredgm.train.trackers import make_trackers
 from timing import Result, at_least, at_most, in_turn, median_difference, median_ratio
 
@@ -45,34 +46,24 @@ def configuration(folder: Path, batch_size: int, model: dict, **training):
     })
 
 
-def make_learner(model, splits: Splits, config) -> Learner:
-    "A learner as training makes it, with its trackers, ready for `update`."
-    run = RunFolder.create(config.run_dir, config, overwrite=True)
-    learner = Learner(model, splits, config, run, make_trackers(config, run), progress=False)
-    learner.trackers.start(run, config, 0)
-    learner.bar = tqdm(disable=True)
-    learner.model.train()
-    return learner
+class Training:
+    "The training loop's own updates, one after the other, with its reading of metrics and its epochs."
 
-
-class Steps:
-    "The learner's own steps, one after the other, with its readings and its epochs."
-
-    def __init__(self, learner: Learner):
-        self.learner, self.epoch, self.arrangement = learner, None, []
+    def __init__(self, model, splits: Splits, config):
+        run = RunFolder.create(config.run_dir, config, overwrite=True)
+        self.state, self.data = TrainState(model, config.training, len(splits.train)), splits
+        self.callbacks = default_callbacks(self.state, splits, config, run, make_trackers(config, run), progress=False)
+        self.callbacks.start(self.state)
+        self.updates = iter(())
 
     def __call__(self, n: int = 1):
-        learner = self.learner
         for _ in range(n):
-            position = learner.position
-            if position.batch == learner.order.batches:
-                learner.position = type(position)(position.step, position.epoch + 1, 0)
-                position = learner.position
-            if self.epoch != position.epoch:
-                self.epoch, self.arrangement = position.epoch, learner.order.arrange(position.epoch)
-            learner.update(self.arrangement, range(position.batch, position.batch + 1))
-            if len(learner.pending.waiting) >= learner.training.log_every:
-                learner.read()
+            if (following := next(self.updates, None)) is None:
+                at = self.state.position
+                self.state.position = type(at)(at.step, at.epoch + (at.batch > 0), 0)
+                self.updates = updates_left(self.state, self.data.train)
+                following = next(self.updates)
+            self.callbacks.step(self.state, training_step(self.state, *following))
 
 
 class HandWritten:
@@ -108,11 +99,13 @@ class HandWritten:
 
 
 class OneLayer(GenerativeModel):
-    "The least that is a model: what remains is the learner."
+    "The least that is a model: what remains is the training loop."
 
     def __init__(self, spec):
         super().__init__(spec)
         self.layer = torch.nn.Linear(spec.height * spec.width, 1)
+
+    def phases(self): return [Phase("main", list(self.parameters()), self.losses)]
 
     def losses(self, batch, progress, generator):
         "A squared error of nothing in particular."
@@ -121,25 +114,25 @@ class OneLayer(GenerativeModel):
 
 
 def step_overhead(tiny: bool, folder: Path) -> list[Result]:
-    "A step of the learner against a hand-written one: same model, batch, data and precision, in turn."
+    "A training step against a hand-written one: same model, batch, data and precision, in turn."
     pairs, batch_size = (3, 8) if tiny else (60, 128)
     splits = random_splits(4 * batch_size if tiny else 2048)
     config = configuration(folder / "full", batch_size, TINY_LAYERS if tiny else LAYERS, log_every=1)
     model = build_model(config, splits.spec)
-    learner = make_learner(deepcopy(model), splits, config)
-    by_hand = HandWritten(model, splits.train, config, learner.arithmetic.precision)
-    times = in_turn({"learner": Steps(learner), "hand": by_hand}, pairs, warm_up=2)
+    training = Training(deepcopy(model), splits, config)
+    by_hand = HandWritten(model, splits.train, config, training.state.precision.name)
+    times = in_turn({"training": training, "hand": by_hand}, pairs, warm_up=2)
     medians = {name: 1000 * statistics.median(values) for name, values in times.items()}
-    full = at_most("step of the learner over a hand-written one", median_ratio(times, "learner", "hand"), 1.05, "×",
-                   pairs=pairs, milliseconds=medians, precision=learner.arithmetic.precision, batch_size=batch_size)
+    full = at_most("training step over a hand-written one", median_ratio(times, "training", "hand"), 1.05, "×",
+                   pairs=pairs, milliseconds=medians, precision=training.state.precision.name, batch_size=batch_size)
 
     steps = 20
     config = configuration(folder / "one", batch_size, {}, precision="float32", log_every=steps, channels_last=False)
-    learner = make_learner(OneLayer(splits.spec), splits, config)
-    learner_steps, by_hand = Steps(learner), HandWritten(OneLayer(splits.spec), splits.train, config, "float32")
-    times = in_turn({"learner": lambda: learner_steps(steps), "hand": lambda: by_hand(steps)}, pairs, warm_up=2)
+    training = Training(OneLayer(splits.spec), splits, config)
+    by_hand = HandWritten(OneLayer(splits.spec), splits.train, config, "float32")
+    times = in_turn({"training": lambda: training(steps), "hand": lambda: by_hand(steps)}, pairs, warm_up=2)
     medians = {name: 1000 / steps * statistics.median(values) for name, values in times.items()}
-    one = at_most("the same with one layer, more", 1000 / steps * median_difference(times, "learner", "hand"), 1.0, "ms",
+    one = at_most("the same with one layer, more", 1000 / steps * median_difference(times, "training", "hand"), 1.0, "ms",
                   pairs=pairs, steps=steps, milliseconds=medians)
     return [full, one]
 
@@ -147,13 +140,12 @@ def step_overhead(tiny: bool, folder: Path) -> list[Result]:
 def precision(tiny: bool, folder: Path) -> list[Result]:
     "Designs a second by precision and memory layout, and what `auto` chose."
     rounds, batch_size = (1, 8) if tiny else (8, 128)
-    splits, works, learners = random_splits(4 * batch_size), {}, {}
+    splits, works, trainings = random_splits(4 * batch_size), {}, {}
     for number in ("float32", "bf16"):
         for layout in (True, False):
             name = f"{number}, {'channels_last' if layout else 'contiguous'}"
             config = configuration(folder / name.replace(", ", "-"), batch_size, TINY_LAYERS if tiny else LAYERS, precision=number, channels_last=layout)
-            learners[name] = make_learner(build_model(config, splits.spec), splits, config)
-            works[name] = Steps(learners[name])
+            works[name] = trainings[name] = Training(build_model(config, splits.spec), splits, config)
     times = in_turn(works, rounds)
     speed = {name: batch_size / statistics.median(values) for name, values in times.items()}
     results = [Result(f"designs a second, {name}", value, "1/s") for name, value in speed.items()]
@@ -172,11 +164,10 @@ def loss_curves(tiny: bool, folder: Path) -> list[Result]:
     splits, curves = random_splits(4 * batch_size), {}
     for number in ("float32", "bf16"):
         config = configuration(folder / number, batch_size, TINY_LAYERS if tiny else {**LAYERS, "stem": 2}, precision=number, log_every=1)
-        learner, seen = make_learner(build_model(config, splits.spec), splits, config), []
-        take = Steps(learner)
+        training, seen = Training(build_model(config, splits.spec), splits, config), []
         for _ in range(steps):
-            take()
-            seen.append(learner.run.read_metrics()[-1]["train/loss"])
+            training()
+            seen.append(RunFolder.open(config.run_dir).read_metrics()[-1]["train/loss"])
         curves[number] = seen
     late = slice(steps // 2, None)
     difference = statistics.mean(curves["bf16"][late]) / statistics.mean(curves["float32"][late]) - 1
@@ -232,23 +223,23 @@ def pythae_trainer(model, images: torch.Tensor, batch_size: int, folder: Path):
 
 
 def against_pythae(tiny: bool, folder: Path, installed: Path) -> list[Result]:
-    "Designs a second of the learner and of pythae's trainer, same layers and data, an epoch each in turn."
+    "Designs per second of this training and of pythae's trainer, same layers and data, an epoch each in turn."
     install_pythae(installed)
     sys.path.append(str(installed))
     rounds, batch_size, batches = (1, 8, 2) if tiny else (5, 128, 3)
     splits, layers = random_splits(batches * batch_size), TINY_LAYERS if tiny else LAYERS
     # pythae's model completes nothing: here neither, so that both compute the same.
     plain = {**layers, "mask_input": False, "mask_objective": "reconstruction", "max_mask_prob": 0.0, "cond_drop": 0.0}
-    learners = {}
+    trainings = {}
     for name, number in (("float32", "float32"), ("auto", "auto")):
         config = configuration(folder / name, batch_size, plain, precision=number)
-        learners[name] = make_learner(build_model(config, splits.spec), splits, config)
+        trainings[name] = Training(build_model(config, splits.spec), splits, config)
     images = splits.train.batch(slice(0, len(splits.train))).x
     trainer = pythae_trainer(build_model(configuration(folder / "theirs", batch_size, plain), splits.spec), images, batch_size, folder)
-    works = {name: (lambda steps=Steps(learner): steps(batches)) for name, learner in learners.items()} | {"pythae": lambda: trainer.train_step(1)}
+    works = {name: (lambda steps=training: steps(batches)) for name, training in trainings.items()} | {"pythae": lambda: trainer.train_step(1)}
     times = in_turn(works, rounds)
     speed = {name: batches * batch_size / statistics.median(values) for name, values in times.items()}
-    chosen = learners["auto"].arithmetic.precision
+    chosen = trainings["auto"].state.precision.name
     results = [Result(f"designs a second, {name}", value, "1/s") for name, value in speed.items()]
     results.append(at_least("float32 over pythae", median_ratio(times, "pythae", "float32"), 1.3, "×"))
     ratio = median_ratio(times, "pythae", "auto")

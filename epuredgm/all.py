@@ -18,7 +18,8 @@ from .data.pages import make_page, write_pages
 from .data.toy_epures import PERFORMANCES, measure, write_toy_epures
 from .models.contract import GenerativeModel, Phase, parameter_table
 from .train.check_model import check_model
-from .train.run import Run, encode_designs, load_run, train
+from .train.encoding import encode_designs
+from .train.run import Run, load_run, train
 from .evaluate.classifiers import load_classifiers, train_classifiers
 from .evaluate.coherence import coherence_figure, coherence_scores, coherence_table
 from .evaluate.completion import completion_figure

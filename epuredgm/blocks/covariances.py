@@ -69,6 +69,11 @@ class TriangularCovariance(Covariance):
         "log|Σ|."
         return 2 * self.factor.diagonal(dim1=1, dim2=2).log().sum(1)
 
+    @classmethod
+    def cat(cls, parts: "list[TriangularCovariance]") -> "TriangularCovariance":
+        "Concatenate batches."
+        return cls(torch.cat([part.factor for part in parts]))
+
     def colour(self, noise: Tensor) -> Tensor:  # (B, n, D) standard normal → (B, n, D)
         "Noise with this covariance."
         return noise @ self.factor.mT
@@ -147,6 +152,11 @@ class LowRankCovariance(Covariance):
     def logdet(self) -> Tensor:  # (B,)
         "log|Σ|, by the matrix determinant lemma."
         return self.variance.log().sum(1) + self.inner[1] if self.known_logdet is None else self.known_logdet
+
+    @classmethod
+    def cat(cls, parts: "list[LowRankCovariance]") -> "LowRankCovariance":
+        "Concatenate batches of one rank."
+        return cls(torch.cat([part.variance for part in parts]), torch.cat([part.loadings for part in parts]), torch.cat([part.logdet() for part in parts]))
 
     def colour(self, noise: Tensor) -> Tensor:  # (B, n, D + r) standard normal → (B, n, D)
         "Noise with this covariance."

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['spread_over_blocks', 'JointNormal', 'check_blocks', 'marginal', 'joint_kl', 'condition_covariance', 'conditional',
-           'extended', 'inner_of_looks', 'look', 'look_evidence', 'kl_after_looks', 'canonical_correlations',
-           'mutual_information', 'correlation', 'partial_correlation', 'from_moments']
+           'predictive', 'inner_of_sites', 'condition_on_sites', 'site_evidence', 'kl_after_sites',
+           'canonical_correlations', 'mutual_information', 'correlation', 'partial_correlation', 'from_moments']
 
 # %% ../../nbs/blocks/08_joint_gaussians.ipynb #f3aca40d
 from dataclasses import dataclass
@@ -38,6 +38,13 @@ class JointNormal:
     def detached(self) -> "JointNormal":
         "The same, as a constant: no gradient passes."
         return JointNormal(self.mean.detach(), self.covariance.detached(), self.blocks, self.inside)
+
+    @classmethod
+    def cat(cls, parts: "list[JointNormal]") -> "JointNormal":  # rows one after the other
+        "Concatenate batches over the same blocks."
+        inside = None if parts[0].inside is None else torch.cat([part.inside for part in parts])
+        covariance = type(parts[0].covariance).cat([part.covariance for part in parts])
+        return cls(torch.cat([part.mean for part in parts]), covariance, parts[0].blocks, inside)
 
     @property
     def logvar(self) -> Tensor:  # (B, D), natural logarithm
@@ -117,30 +124,30 @@ def joint_kl(
 def condition_covariance(
     covariance: Covariance,  # of B rows or 1
     observed: Tensor,  # (B, D) bool
-    belief: Covariance | None,  # S of the observed coordinates; None: they are known exactly
+    posterior: Covariance | None,  # S of the observed coordinates; None: they are known exactly
 ) -> tuple[Tensor, Covariance]:  # K (B, D, D), zero but from O to U; and the covariance of U, with variance 1 elsewhere
     "What the observed coordinates say of the others, and what they leave open."
     raise NotImplementedError(f"no conditional of a {type(covariance).__name__}")
 
 
 @condition_covariance.register
-def _(covariance: TriangularCovariance, observed, belief):
+def _(covariance: TriangularCovariance, observed, posterior):
     rows = covariance.factor.mT
     known, open_rows, elsewhere = rows * observed[:, None], rows * ~observed[:, None], torch.diag_embed((~observed).to(rows.dtype))
     whitener = factor_covariance(known.mT @ known + elsewhere).whitener()
     gain = (open_rows.mT @ known) @ whitener.mT @ whitener
     left = open_rows - known @ gain.mT
     remaining = left.mT @ left + torch.diag_embed(observed.to(rows.dtype))
-    return gain, factor_covariance(remaining if belief is None else remaining + belief.sandwich(gain))
+    return gain, factor_covariance(remaining if posterior is None else remaining + posterior.sandwich(gain))
 
 # %% ../../nbs/blocks/08_joint_gaussians.ipynb #9f93b494
 @condition_covariance.register
-def _(covariance: LowRankCovariance, observed, belief):
+def _(covariance: LowRankCovariance, observed, posterior):
     known = covariance.restricted(observed)
     uncertain = known.inner[0]  # (B, r, r)
     best = uncertain @ known.loadings / known.std[:, None]  # f̂ = best (z_O − μ_O), (B, r, D)
-    if belief is not None:
-        uncertain = uncertain + belief.sandwich(best)
+    if posterior is not None:
+        uncertain = uncertain + posterior.sandwich(best)
     unknown = covariance.restricted(~observed)
     gain = (unknown.loadings * unknown.std[:, None]).mT @ best
     return gain, LowRankCovariance(unknown.variance, factor_covariance(uncertain).factor.mT @ unknown.loadings)
@@ -149,44 +156,44 @@ def _(covariance: LowRankCovariance, observed, belief):
 def conditional(
     joint: JointNormal,  # of B rows or 1
     observed: Tensor,  # (C,) or (B, C) bool
-    given: "Tensor | JointNormal",  # z (B, D), of which the observed blocks count, or a belief about them
+    given: "Tensor | JointNormal",  # z (B, D), of which the observed blocks count, or a posterior over them
 ) -> JointNormal:  # on the blocks that are not observed; the observed ones hold what is given
-    "The Gaussian of the other blocks given the observed ones, or given a belief about them."
-    value, belief = (given, None) if isinstance(given, Tensor) else (given.mean, given.covariance)
+    "Condition the other blocks on the observed ones, or on a posterior over them."
+    value, posterior = (given, None) if isinstance(given, Tensor) else (given.mean, given.covariance)
     rows = max(len(joint.mean), len(value))
     observed = check_blocks(observed, joint).expand(rows, -1)
     inside = ~observed if joint.inside is None else joint.inside & ~observed
     known = spread_over_blocks(observed, joint.mean.shape[-1])
-    gain, covariance = condition_covariance(joint.covariance, known, belief)
+    gain, covariance = condition_covariance(joint.covariance, known, posterior)
     moved = (gain @ ((value - joint.mean) * known).unsqueeze(-1)).squeeze(-1)
     return JointNormal(torch.where(known, value, joint.mean + moved), covariance, joint.blocks, inside)
 
 # %% ../../nbs/blocks/08_joint_gaussians.ipynb #0d49ebfa
-def extended(
+def predictive(
     joint: JointNormal,  # of B rows or 1, on all blocks
-    belief: JointNormal,  # (B, D), on the blocks that were observed
+    posterior: JointNormal,  # (B, D), on the blocks that were observed
 ) -> JointNormal:  # (B, D), on all blocks
-    "A belief about some blocks, carried to the others by the joint."
-    if belief.inside is None:
-        return belief
-    known = belief.coordinates()
+    "Extend a posterior over some blocks to all of them by the joint."
+    if posterior.inside is None:
+        return posterior
+    known = posterior.coordinates()
     gain, left = condition_covariance(joint.covariance, known, None)
     carried = gain + torch.diag_embed(known.to(gain.dtype))  # z_O → (z_O, K z_O)
     open_part = left.dense() * ~known[:, None] * ~known[:, :, None]
-    mean = torch.where(known, belief.mean, joint.mean) + (gain @ ((belief.mean - joint.mean) * known).unsqueeze(-1)).squeeze(-1)
-    return JointNormal(mean, factor_covariance(belief.covariance.sandwich(carried) + open_part), joint.blocks)
+    mean = torch.where(known, posterior.mean, joint.mean) + (gain @ ((posterior.mean - joint.mean) * known).unsqueeze(-1)).squeeze(-1)
+    return JointNormal(mean, factor_covariance(posterior.covariance.sandwich(carried) + open_part), joint.blocks)
 
 # %% ../../nbs/blocks/08_joint_gaussians.ipynb #83931a29
 @singledispatch
-def inner_of_looks(
+def inner_of_sites(
     covariance: Covariance,  # of B rows or 1
     precision: Tensor,  # τ (B, D), at least 0
 ) -> tuple[Tensor | None, Tensor, TriangularCovariance, Tensor]:  # w (B, D) or None for zeros, R (B or 1, E, D), A (B, E, E), and log|I + Σ diag τ| (B,)
-    "What the formulas of noisy looks have in common: see the table above."
-    raise NotImplementedError(f"no looks at a {type(covariance).__name__}")
+    "Factor what the formulas of Gaussian sites have in common; see the table above."
+    raise NotImplementedError(f"no sites on a {type(covariance).__name__}")
 
 
-@inner_of_looks.register
+@inner_of_sites.register
 def _(covariance: TriangularCovariance, precision):
     factor = covariance.factor
     identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
@@ -194,7 +201,7 @@ def _(covariance: TriangularCovariance, precision):
     return None, factor.mT, inner, inner.logdet()
 
 
-@inner_of_looks.register
+@inner_of_sites.register
 def _(covariance: LowRankCovariance, precision):
     narrowing = 1 + covariance.variance * precision
     left = 1 / narrowing  # 1 − g, without the difference
@@ -206,13 +213,13 @@ def _(covariance: LowRankCovariance, precision):
     return covariance.variance * left, loadings * (covariance.std * left)[:, None], inner, inner.logdet() + narrowing.log().sum(1)
 
 # %% ../../nbs/blocks/08_joint_gaussians.ipynb #63b63b65
-def look(
+def condition_on_sites(
     joint: JointNormal,  # of B rows or 1, on all blocks
     pull: Tensor,  # h (B, D), precision times how far from the mean it was seen; 0 where nothing was seen
     precision: Tensor,  # τ (B, D), at least 0; 0 where nothing was seen
 ) -> JointNormal:  # (B, D), on all blocks
-    "What is known of z after noisy looks at its coordinates."
-    own, directions, inner, narrowing = inner_of_looks(joint.covariance, precision)
+    "Condition a joint Gaussian on Gaussian sites."
+    own, directions, inner, narrowing = inner_of_sites(joint.covariance, precision)
     rows = inner.whitener() @ directions
     moved = (rows.mT @ (rows @ pull.unsqueeze(-1))).squeeze(-1)
     if own is None:
@@ -221,28 +228,28 @@ def look(
     return JointNormal(joint.mean + moved + own * pull, left, joint.blocks)
 
 # %% ../../nbs/blocks/08_joint_gaussians.ipynb #1bee8972
-def look_evidence(
-    covariance: Covariance,  # of B rows or 1; where the looks are taken
+def site_evidence(
+    covariance: Covariance,  # of B rows or 1; before the sites
     pull: Tensor,  # h (B, D)
     precision: Tensor,  # τ (B, D), at least 0
 ) -> Tensor:  # (B,), in nats
-    "log ∫ p(z) exp ℓ(z) dz, how likely the looks are, up to what they say of themselves."
-    own, directions, inner, narrowing = inner_of_looks(covariance, precision)
+    "Log-evidence of Gaussian sites, log ∫ p(z) exp ℓ(z) dz, up to their own constants."
+    own, directions, inner, narrowing = inner_of_sites(covariance, precision)
     pulled = torch.linalg.solve_triangular(inner.factor, directions @ pull.unsqueeze(-1), upper=False)
     quadratic = pulled.square().sum((1, 2)) + (0 if own is None else (own * pull.square()).sum(1))
     return 0.5 * (quadratic - narrowing)
 
 
-def kl_after_looks(
+def kl_after_sites(
     q: JointNormal,  # (B, D), on all blocks
-    p: JointNormal,  # of B rows or 1, on all blocks, before the looks
-    pull: Tensor,  # h (B, D), as for `look`
-    precision: Tensor,  # τ (B, D), as for `look`
+    p: JointNormal,  # of B rows or 1, on all blocks, before the sites
+    pull: Tensor,  # h (B, D), as for `condition_on_sites`
+    precision: Tensor,  # τ (B, D), as for `condition_on_sites`
 ) -> Tensor:  # (B,), in nats
-    "KL(q ‖ look(p, h, τ)), without the covariance that the looks leave."
+    "KL(q ‖ condition_on_sites(p, h, τ)), without forming its covariance."
     beyond = q.mean - p.mean
     expected = (pull * beyond - 0.5 * precision * (beyond.square() + q.covariance.diagonal())).sum(1)
-    return joint_kl(q, p) - expected + look_evidence(p.covariance, pull, precision)
+    return joint_kl(q, p) - expected + site_evidence(p.covariance, pull, precision)
 
 # %% ../../nbs/blocks/08_joint_gaussians.ipynb #4438a931
 def canonical_correlations(

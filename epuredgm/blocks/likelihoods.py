@@ -4,17 +4,20 @@
 
 # %% auto #0
 __all__ = ['LIKELIHOODS', 'Gaussian', 'LowerBound', 'LearnedGaussian', 'Laplace', 'ContinuousBernoulli', 'make_likelihood',
-           'relative_weights', 'sum_energy']
+           'LikelihoodConfig', 'relative_weights', 'sum_nll']
 
 # %% ../../nbs/blocks/01_likelihoods.ipynb #9c5bf83e
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from ..core.config import Section
+
 # %% ../../nbs/blocks/01_likelihoods.ipynb #6d2db1d9
 class Gaussian(nn.Module):
-    "Gaussian pixels of variance ½: the energy is the squared error."
+    "Gaussian pixels of variance ½: the negative log-likelihood is the squared error."
 
     constant = 0.5 * math.log(math.pi)  # nats a pixel
 
@@ -22,7 +25,7 @@ class Gaussian(nn.Module):
         "Expected pixel."
         return output.sigmoid()
 
-    def energy(self, output: Tensor, x: Tensor) -> Tensor:  # both (B, planes, H, W); nats a pixel
+    def nll(self, output: Tensor, x: Tensor) -> Tensor:  # both (B, planes, H, W); nats a pixel
         "−log p(x) without its constant."
         return (x - output.sigmoid()).square()
 
@@ -57,14 +60,14 @@ class LearnedGaussian(nn.Module):
         "Expected pixel."
         return output.sigmoid()
 
-    def energy(self, output: Tensor, x: Tensor) -> Tensor:  # both (B, planes, H, W); nats a pixel
+    def nll(self, output: Tensor, x: Tensor) -> Tensor:  # both (B, planes, H, W); nats a pixel
         "−log p(x) without its constant; the variance floor 1e-6 keeps exact pixels from an infinite density."
         logvar = LowerBound.apply(self.logvar, math.log(1e-6))
         return 0.5 * ((x - output.sigmoid()).square() * (-logvar).exp() + logvar)
 
 # %% ../../nbs/blocks/01_likelihoods.ipynb #04821aa8
 class Laplace(nn.Module):
-    "Laplace pixels of scale 1: the energy is the absolute error."
+    "Laplace pixels of scale 1: the negative log-likelihood is the absolute error."
 
     constant = math.log(2)  # nats a pixel
 
@@ -72,7 +75,7 @@ class Laplace(nn.Module):
         "Expected pixel."
         return output.sigmoid()
 
-    def energy(self, output: Tensor, x: Tensor) -> Tensor:  # both (B, planes, H, W); nats a pixel
+    def nll(self, output: Tensor, x: Tensor) -> Tensor:  # both (B, planes, H, W); nats a pixel
         "−log p(x) without its constant."
         return (x - output.sigmoid()).abs()
 
@@ -90,7 +93,7 @@ class ContinuousBernoulli(nn.Module):
         # −1/expm1(−t) stays finite on both sides, where exp(t)/(exp(t) − 1) would overflow
         return torch.where(small, series, (-1 / torch.expm1(-t) - 1 / t).clamp(0, 1))
 
-    def energy(self, output: Tensor, x: Tensor) -> Tensor:  # both (B, planes, H, W); nats a pixel
+    def nll(self, output: Tensor, x: Tensor) -> Tensor:  # both (B, planes, H, W); nats a pixel
         "−log p(x): log((exp(t) − 1)/t) − x t, written around t/2 so that it neither overflows nor cancels."
         half = output.abs() / 2
         safe = torch.where(half < 0.05, torch.ones_like(half), half)
@@ -106,7 +109,7 @@ LIKELIHOODS = ("gaussian", "gaussian_learned", "laplace", "continuous_bernoulli"
 def make_likelihood(
     name: str,  # one of LIKELIHOODS
     planes: int,  # planes of a design: components × channels
-) -> nn.Module:  # with `mean`, `energy` and `constant`
+) -> nn.Module:  # with `mean`, `nll` and `constant`
     "The likelihood of that name; raises ValueError for another one."
     if name == "gaussian":
         return Gaussian()
@@ -117,6 +120,14 @@ def make_likelihood(
     if name == "continuous_bernoulli":
         return ContinuousBernoulli()
     raise ValueError(f"likelihood {name!r} is none of {', '.join(LIKELIHOODS)}")
+
+# %% ../../nbs/blocks/01_likelihoods.ipynb #a204e092
+class LikelihoodConfig(Section):
+    "The cost of pixels in a configuration."
+
+    likelihood: Literal["gaussian", "gaussian_learned", "laplace", "continuous_bernoulli"] = "gaussian"  # of a pixel
+    reduction: Literal["sum", "mean"] = "sum"  # "mean" divides the reconstruction by its pixels, and may collapse
+    recon_weights: list[float] | None = None  # relative, one a component; None weights all alike
 
 # %% ../../nbs/blocks/01_likelihoods.ipynb #af94585e
 def relative_weights(
@@ -134,11 +145,11 @@ def relative_weights(
     return result / result.mean()
 
 # %% ../../nbs/blocks/01_likelihoods.ipynb #a47d5377
-def sum_energy(
-    energy: Tensor,  # (B, planes, H, W), nats a pixel
+def sum_nll(
+    nll: Tensor,  # (B, planes, H, W), nats a pixel
     weight: Tensor | None = None,  # (B, planes, 1, 1) or (B, planes, H, W); None counts every pixel once
 ) -> Tensor:  # (B,), nats a design
-    "The energy of each design: the weighted sum over its pixels."
+    "Sum negative log-likelihoods over the pixels of each design."
     # float32 at least, even under autocast: a sum over ten thousand pixels in bf16 keeps two digits
-    energy = energy if energy.dtype == torch.float64 else energy.float()
-    return (energy if weight is None else energy * weight).flatten(1).sum(1)
+    nll = nll if nll.dtype == torch.float64 else nll.float()
+    return (nll if weight is None else nll * weight).flatten(1).sum(1)

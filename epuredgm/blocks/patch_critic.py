@@ -19,15 +19,15 @@ class PatchCritic(nn.Module):
         self,
         planes: int,  # of a picture
         channels: int = 64,  # after the first convolution
-        halvings: int = 3,  # the first convolution is one of them
+        levels: int = 3,  # the first convolution is one of them
     ):
         super().__init__()
-        widths = [min(channels * 2**i, channels * 8) for i in range(halvings + 1)]
+        widths = [min(channels * 2**i, channels * 8) for i in range(levels + 1)]
         layers = [nn.Conv2d(planes, widths[0], 4, 2, 1), nn.LeakyReLU(SLOPE)]
         for i, (a, b) in enumerate(zip(widths, widths[1:]), start=1):
-            layers += [nn.Conv2d(a, b, 4, 2 if i < halvings else 1, 1), nn.GroupNorm(1, b), nn.LeakyReLU(SLOPE)]
+            layers += [nn.Conv2d(a, b, 4, 2 if i < levels else 1, 1), nn.GroupNorm(1, b), nn.LeakyReLU(SLOPE)]
         self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 4, 1, 1))
-        self.smallest = 3 * 2**halvings  # pixels a side of which one score is left
+        self.smallest = 3 * 2**levels  # pixels a side of which one score is left
 
     def forward(self, x: Tensor) -> Tensor:  # (B, planes, H, W) → (B, 1, h, w)
         "A score of each patch; smaller pictures are continued by zeros."

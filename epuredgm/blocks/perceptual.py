@@ -5,15 +5,18 @@
 # %% auto #0
 __all__ = ['FEATURES', 'IMAGENET_MEAN', 'IMAGENET_STD', 'FrozenConvolution', 'take_convolution', 'vgg16_layers', 'VGG16Features',
            'FrozenFire', 'SqueezeNetFeatures', 'random_feature_weights', 'as_photograph', 'PerceptualDistance',
-           'perceptual_distance', 'check_layers']
+           'perceptual_distance', 'check_layers', 'PerceptualConfig']
 
 # %% ../../nbs/blocks/10_perceptual.ipynb #7fce649e
 from collections.abc import Sequence
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..core.config import Section
 from ..core.errors import ConfigError, RunError, listing, near_miss
 
 # %% ../../nbs/blocks/10_perceptual.ipynb #5474c2a5
@@ -235,3 +238,19 @@ def check_layers(
             raise ValueError(f"should be layers of {network}, which has no {name!r}{near_miss(name, known)}: it has {listing(known, limit=20)}")
     if not layers:
         raise ValueError("should name at least one layer, or be null for the usual ones")
+
+# %% ../../nbs/blocks/10_perceptual.ipynb #5d028fa1
+class PerceptualConfig(Section):
+    "A perceptual distance in a configuration."
+
+    perceptual_weight: float = Field(0.0, ge=0)  # of the distance, beside a reconstruction averaged over pixels
+    perceptual_network: Literal["vgg16", "squeezenet"] = "vgg16"  # whose features are compared
+    perceptual_weights: Annotated[str, Field(min_length=1)] | None = None  # file of its weights, None = torch's local cache
+    perceptual_layers: tuple[str, ...] | None = None  # of it, None = its usual ones
+
+    @field_validator("perceptual_layers")
+    @classmethod
+    def layers_of_the_network(cls, value, info):
+        "Check the names of layers."
+        if value is not None: check_layers(info.data.get("perceptual_network", "vgg16"), value)
+        return value

@@ -30,7 +30,7 @@ def not_written(
     path: Path,
     error: OSError,
 ) -> RunError:
-    "What to tell the user about a file that couldn't be written."
+    "Describe a file that couldn't be written."
     advice = {errno.ENOSPC: "free some space", errno.EDQUOT: "free some of your quota", errno.EFBIG: "raise the limit on file sizes"}
     what = advice.get(error.errno, "choose a folder that can be written")
     return RunError(f"{path} could not be written ({(error.strerror or str(error)).lower()}), what was there before is untouched, {what}")
@@ -213,7 +213,7 @@ MAY_CHANGE = ("run_dir", "tracking.*", "sampling.*", "data.cache_dir", "data.cac
 
 
 def may_change(key: str) -> bool:
-    "Whether a key may differ when a run is resumed."
+    "Tell whether a key may differ when a run is resumed."
     return key in MAY_CHANGE or f"{key.partition('.')[0]}.*" in MAY_CHANGE
 
 # %% ../../nbs/core/06_runs.ipynb #738a373c
@@ -250,7 +250,7 @@ class Records:
     def file(self,
         name: str,   # relative to the run, such as "pictures/first.png"
     ) -> Path:       # the folders above it exist
-        "Where a file of the run goes; a `RunError` for a name that leads out of it."
+        "Locate a file of the run; `RunError` for a name that leads out of it."
         path = path_inside(self.path, name)
         try: path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error: raise not_written(path.parent, error) from error
@@ -276,12 +276,15 @@ class Records:
 
     def read_metrics(self) -> list[dict]: return read_lines(self.path / "metrics.jsonl")
 
+    def metrics_size(self) -> int:  # bytes
+        path = self.path / "metrics.jsonl"
+        return path.stat().st_size if path.exists() else 0
+
     def truncate_metrics(self,
-        step: int,   # of the checkpoint that training goes on from
+        size: int,   # bytes, of the checkpoint that training goes on from
     ) -> None:
-        "Forgets the records of steps that will be made again."
-        kept = [record for record in self.read_metrics() if (record.get("step") or 0) <= step]
-        self.write_bytes("metrics.jsonl", b"".join(map(json_bytes, kept)))
+        "Forget the records of updates that will be made again."
+        if self.metrics_size() > size: os.truncate(self.path / "metrics.jsonl", size)
 
 # %% ../../nbs/core/06_runs.ipynb #c2df6a32
 WRITTEN = ("checkpoints", "pictures", "samples", "tensorboard", "wandb", "eval", "inference", "metrics.jsonl", "design.json", "target_norm_stats.json")
@@ -309,7 +312,7 @@ def checked_for_resume(
     path: Path,
     config: Config,
 ) -> dict:       # what differs and may
-    "What has changed since the run was started, or a `RunError` where that decides the weights."
+    "List what has changed since the run was started; `RunError` where that decides the weights."
     different = changes(read_mapping(path / "config.yaml"), config)
     forbidden = [f"{key} was {shown(before)} and is {shown(now)} now" for key, (before, now) in different.items() if not may_change(key)]
     if forbidden:

@@ -80,10 +80,11 @@ class DesignSpec(PlaneArithmetic):
     width: int | None = None          # pixels, None = any
     conditions: tuple[str, ...] = ()  # K names, in the order of the condition vector
     attributes: tuple[str, ...] = ()  # A names of measures that no model is given but one may learn, in the order of `Batch.attributes`
+    classes: tuple[str, ...] = ()     # names of the classes that `Batch.labels` counts from 0
 
     def __post_init__(self):
-        for name in ("components", "conditions", "attributes"):
-            object.__setattr__(self, name, checked_names(getattr(self, name), name[:-1]))
+        for name, one in (("components", "component"), ("conditions", "condition"), ("attributes", "attribute"), ("classes", "class")):
+            object.__setattr__(self, name, checked_names(getattr(self, name), one))
         if not self.components: raise DataError("a design should have at least one component (got none), name one")
         for name in ("channels", "height", "width"):
             value = getattr(self, name)
@@ -104,7 +105,15 @@ class DesignSpec(PlaneArithmetic):
     def to_dict(self) -> dict: return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     @classmethod
-    def from_dict(cls, d: dict) -> "DesignSpec": return spec_from_dict(cls, d)
+    def from_dict(cls,
+        d: dict,  # of `to_dict`, usually read from a file; keys with a default may be absent
+    ) -> "DesignSpec":
+        "Read a specification; `DataError` names a foreign or missing key."
+        known = [field.name for field in fields(cls)]
+        foreign = [key for key in d if key not in known]
+        if foreign: raise DataError(f"a specification has no {foreign[0]!r}{near_miss(foreign[0], known)}, it has {listing(known)}")
+        if "components" not in d: raise DataError("a specification should have 'components' (got none), name them in a list")
+        return cls(**d)
 
 # %% ../../nbs/core/01_spec.ipynb #efdbb487
 def component_index(
@@ -118,15 +127,3 @@ def component_index(
     if position is not None and position < len(components): return position
     raise DataError(f"there is no component {component!r}{near_miss(text, components)}, {there_are(components)}, numbered "
                     f"from 0 to {len(components) - 1}")
-
-# %% ../../nbs/core/01_spec.ipynb #da6ec22c
-def spec_from_dict(
-    cls: type, # the class to make
-    d: dict,   # what `to_dict` gave, usually read from a file
-) -> "DesignSpec":
-    "The specification from a dictionary, or a `DataError` that names the foreign or missing key."
-    known = [field.name for field in fields(cls)]
-    foreign = [key for key in d if key not in known]
-    if foreign: raise DataError(f"a specification has no {foreign[0]!r}{near_miss(foreign[0], known)}, it has {listing(known)}")
-    if "components" not in d: raise DataError("a specification should have 'components' (got none), name them in a list")
-    return cls(**d)

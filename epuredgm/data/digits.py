@@ -6,8 +6,9 @@
 __all__ = ['MEASURES', 'extent', 'measure_digits', 'DigitsConfig', 'measured_digits', 'load_digits']
 
 # %% ../../nbs/data/04a_digits.ipynb #1637aa88
+from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from ..core.spec import DesignSpec
 from .attributes import drawn_order, measure_table
 from .designs import Designs, Splits
 from .folders import Name
-from .polymnist import DIGIT_SIDE, builtin_digits, read_idx
+from .polymnist import DIGIT_SIDE, DIGITS, builtin_digits, read_idx
 from .tables import read_table, refuse
 
 # %% ../../nbs/data/04a_digits.ipynb #113bebf3
@@ -59,26 +60,24 @@ class DigitsConfig(DataConfig):
     component: Name = "digit"               # what the one component is called
     seed: int = 0                           # of the split
 
-    @property
-    def component_dirs(self) -> tuple[str, ...]: return (self.component,)  # the one component
-
-    # What a model needs to know before anything is opened.
-    image_size: ClassVar[tuple[int, int]] = (DIGIT_SIDE, DIGIT_SIDE)
-    conditions: ClassVar[tuple[str, ...]] = ()
+    def spec(self) -> DesignSpec:
+        "Tell the one component and its measures; a CSV without named `attributes` says its own, and whether there are labels."
+        known = {"attributes": self.attributes or MEASURES, "classes": DIGITS} if self.images is None else {"attributes": self.attributes}
+        return DesignSpec((self.component,), 1, DIGIT_SIDE, DIGIT_SIDE, **known)
 
 
 def measured_digits(
     config: DigitsConfig,
-) -> tuple[np.ndarray, list[str], np.ndarray, tuple[str, ...]]:  # (N, 28, 28) uint8, N names, (N, A) measures, A names
-    "Pictures with their measures; raises DataError where files don't belong together, or a value is no number."
+) -> tuple[np.ndarray, list[str], np.ndarray, tuple[str, ...], list[int] | None]:  # (N, 28, 28) uint8, N names, (N, A) measures, A names, N digits where the table says them
+    "Read pictures with their measures; `DataError` where files don't belong together, or a value is no number."
     if (config.images is None) != (config.attributes_path is None):
         raise DataError(f"data.images and data.attributes_path go together (got only {config.images or config.attributes_path}), give both or neither")
     if config.images is None:
-        pictures, source = builtin_digits()[0], "the built-in digits"
-        rows = {str(i): dict(zip(MEASURES, values)) for i, values in enumerate(measure_digits(pictures).tolist())}
+        (pictures, kinds), source = builtin_digits(), "the built-in digits"
+        rows = {str(i): dict(zip(MEASURES, values)) | {"label": str(kind)} for i, (values, kind) in enumerate(zip(measure_digits(pictures).tolist(), kinds))}
     else:
         pictures, table, source = read_idx(config.images), read_table(Path(config.attributes_path).expanduser()), config.attributes_path
-        if pictures.ndim != 3 or pictures.shape[1:] != DigitsConfig.image_size:
+        if pictures.ndim != 3 or pictures.shape[1:] != (DIGIT_SIDE, DIGIT_SIDE):
             raise DataError(f"{config.images}: pictures of {DIGIT_SIDE}×{DIGIT_SIDE} pixels are expected (got an array of shape {pictures.shape})")
         rows = {name: dict(zip(table.header, row)) for name, row in zip(table.column("index", "a file of measured digits"), table.rows)}
     wrong = [f"index {name!r} is none of the {len(pictures)} pictures" for name in rows if not name.isdigit() or int(name) >= len(pictures)]
@@ -86,7 +85,10 @@ def measured_digits(
     names = list(rows)
     metrics = config.attributes or tuple(name for name in rows[names[0]] if name not in ("index", "label"))
     values, metrics = measure_table(rows, names, metrics, source)
-    return pictures[[int(name) for name in names]], names, values, metrics
+    labelled = all("label" in row for row in rows.values())
+    wrong = [f"index {name}: label is {row['label']!r} where a digit from 0 to 9 was expected" for name, row in rows.items() if labelled and row["label"] not in DIGITS]
+    refuse(source, wrong, "mend it or rename the column")
+    return pictures[[int(name) for name in names]], names, values, metrics, [int(rows[name]["label"]) for name in names] if labelled else None
 
 # %% ../../nbs/data/04a_digits.ipynb #e3287ad6
 @datasets.register("digits", config=DigitsConfig)
@@ -95,13 +97,13 @@ def load_digits(
     statistics: dict | None = None,  # of conditions, of which there are none
 ) -> Splits:
     "Digits with their measures in their splits, drawn by seed and index."
-    pictures, names, values, metrics = measured_digits(config)
+    pictures, names, values, metrics, labels = measured_digits(config)
     order, held = drawn_order(names, config.seed), config.n_test + config.n_val
     left = len(names) - held
     if left < 1 or (config.n or 1) > left:
         raise DataError(f"data.n, n_val and n_test ask for {held + (config.n or 1)} digits, there are {len(names)}: lower one of them")
-    spec = DesignSpec(config.component_dirs, height=DIGIT_SIDE, width=DIGIT_SIDE)
-    digits = Designs(spec, torch.from_numpy(np.ascontiguousarray(pictures[:, None])), names=names, attributes=values, attribute_names=metrics)
+    spec = replace(config.spec(), classes=DIGITS)
+    digits = Designs(spec, torch.from_numpy(np.ascontiguousarray(pictures[:, None])), names=names, attributes=values, attribute_names=metrics, labels=labels)
     parts = {"test": order[:config.n_test], "val": order[config.n_test:held], "train": order[held:][:config.n]}
     source = config.attributes_path or "scikit-learn's digits, measured on their pixels"
     return Splits(**{name: digits.subset(chosen) for name, chosen in parts.items() if len(chosen)}, source=str(source))

@@ -24,20 +24,20 @@ from PIL import Image
 from pydantic import Field, PositiveInt, field_validator
 from torch import Tensor
 
-from ..core.config import DataConfig, Fraction
+from ..core.config import DataConfig, Fraction, each_once
 from ..core.errors import DataError, listing, near_miss
 from ..core.registry import datasets
 from ..core.runs import atomic_write
 from ..core.spec import DesignSpec
 from .cache import BadPictures, PictureFiles, decoded
 from .designs import Designs, Splits, as_bytes, column_statistics, pixel_rows, standardised
-from .tables import Table, column_split, hashed_split, is_file_name, numbers_of, prefixes_of, read_table, refuse
+from .tables import Table, class_names, column_split, hashed_split, is_file_name, numbers_of, prefixes_of, read_table, refuse
 
 # %% ../../nbs/data/01_folders.ipynb #547b022b
 def checked_pattern(
     pattern: str,  # such as "{prefix}_{component}.png"
 ) -> str:
-    "The pattern, or a `ValueError` where it can't name one PNG file of one design in its component's folder."
+    "Check that a pattern names one PNG file of one design in its component's folder."
     try: fields = [part[1:] for part in string.Formatter().parse(pattern) if part[1] is not None]
     except ValueError: fields = []
     plain = fields and all(field in (("prefix", "", None), ("component", "", None)) for field in fields)
@@ -50,11 +50,10 @@ def checked_pattern(
 def checked_components(
     names: tuple[str, ...],  # of components
 ) -> tuple[str, ...]:
-    "The names, or a `ValueError` where one is no folder's name or comes twice."
+    "Check that components are names of folders, each once."
     for name in names:
         if not is_file_name(name): raise ValueError(f"should be names of folders in data.root_dir, which {name!r} can't be")
-        if names.count(name) > 1: raise ValueError(f"should name each component once, but {name!r} comes {names.count(name)} times")
-    return names
+    return each_once(names)
 
 
 Name = Annotated[str, Field(min_length=1)]
@@ -68,6 +67,7 @@ class FolderConfig(DataConfig):
     condition_csv: Name | None = None                        # the table, None = performances.csv in root_dir; see `table_path`
     condition_columns: tuple[Name, ...] = ()                 # K columns of numbers, in the order of the condition vector
     attribute_columns: tuple[Name, ...] = ()                 # A further ones, which no model is told: what heads predict and maps are coloured by
+    label_column: Name | None = None                         # words that say the class of a design; an empty field says none
     prefix_column: Name = "matching"                         # what the file names of a design start from
     filename_pattern: str = "{prefix}_{component}.png"       # a file name in its component's folder
     split_column: Name | None = "train"                      # 1, true, train / 0, false, val / test; None = by hash of the prefix
@@ -77,6 +77,8 @@ class FolderConfig(DataConfig):
     allow_missing: bool = False                              # whether a design may lack components
     cache_dir: Name | None = None                            # of decoded pictures, None = $XDG_CACHE_HOME/epuredgm or ~/.cache/epuredgm
     verify: bool = False                                     # compare the contents of files and cache at each opening, not sizes and times alone
+
+    def spec(self) -> DesignSpec: return DesignSpec(self.component_dirs, 1, *self.image_size, self.condition_columns, self.attribute_columns)  # classes: the table knows
 
     @field_validator("filename_pattern")
     @classmethod
@@ -88,11 +90,7 @@ class FolderConfig(DataConfig):
 
     @field_validator("condition_columns", "attribute_columns")
     @classmethod
-    def columns_differ(cls, value):
-        "The names, or a `ValueError` where one comes twice."
-        twice = [name for name in value if value.count(name) > 1]
-        if twice: raise ValueError(f"should name each column once, but {twice[0]!r} comes {len(twice)} times")
-        return value
+    def columns_differ(cls, value): return each_once(value)
 
 # %% ../../nbs/data/01_folders.ipynb #f62d4281
 def root_of(
@@ -125,7 +123,7 @@ def component_listing(
     root: Path,               # holds a folder for each component
     component: str,           # its name
 ) -> dict[str, os.DirEntry]:  # by file name
-    "What a component's folder holds, or a `DataError` that names what stands near it."
+    "List a component's folder; `DataError` names what stands near one that isn't there."
     try:
         with os.scandir(root / component) as entries: held = {entry.name: entry for entry in entries}
         # Some systems keep an é as an e and an accent, where a table has one letter: a file answers to its composed name too.
@@ -142,7 +140,7 @@ def component_listing(
 def stamp_of(
     entry: os.DirEntry | None,  # None = there is no such file
 ) -> str:                       # size and time of change in nanoseconds; "" where there is no file
-    "What changes when a file does."
+    "Stamp a file with its size and time of change."
     if entry is None: return ""
     try: facts = entry.stat()
     except OSError: return ""   # a link to nowhere
@@ -249,25 +247,28 @@ def open_designs(
     prefixes: Sequence[str],  # N
     cond: np.ndarray | None,  # (N, K) as the model shall see them, None = no conditions
     progress: bool = True,    # a bar while decoding
-    attributes: bool = True,  # whether the attribute columns are read
+    attributes: bool = True,  # whether the columns of attributes and labels are read
 ) -> Designs:
-    "All designs of a folder, mapped from the cache, or a `DataError`."
+    "Open all designs of a folder, mapped from the cache."
     measured = config.attribute_columns if attributes else ()
     values = numbers_of(table, measured, "data.attribute_columns")
     files = files_of(config, table, prefixes)
     try: images = decoded(files, config.cache_dir, config.verify, progress=progress)
     except BadPictures as bad: refuse_pictures(config, table, files, bad)
     warn_if_stretched(config, files)
-    spec = DesignSpec(config.component_dirs, 1, *config.image_size, () if cond is None else config.condition_columns)
+    words = table.column(config.label_column, "data.label_column") if attributes and config.label_column else None
+    classes = () if words is None else class_names(words)
+    labels = [classes.index(word) if word else -1 for word in words] if classes else None
+    spec = DesignSpec(config.component_dirs, 1, *config.image_size, () if cond is None else config.condition_columns, classes=classes)
     available = np.array([bool(stamp) for stamp in files.stamps]).reshape(files.shape[:2])
-    return Designs(spec, images, None if cond is None or not spec.conditions else cond, available, prefixes, values if measured else None, measured)
+    return Designs(spec, images, None if cond is None or not spec.conditions else cond, available, prefixes, values if measured else None, measured, labels)
 
 # %% ../../nbs/data/01_folders.ipynb #5a8ae635
 def read_rows(
     config: FolderConfig,                  # names the table and its columns
     conditions: bool = True,               # whether the condition columns are read
 ) -> tuple[Table, list[str], np.ndarray]:  # the table, N prefixes, (N, K) numbers in the table's units
-    "What the table says of each design, or a `DataError`."
+    "Read the table: a prefix and the conditions of each design."
     table = read_table(table_path(config))
     return table, prefixes_of(table, config.prefix_column), numbers_of(table, config.condition_columns if conditions else ())
 
@@ -414,7 +415,7 @@ def checked_presence(
     n: int,                               # how many designs
     spec: DesignSpec,                     # says how many components
 ) -> np.ndarray:                          # (n, C) bool
-    "Which components are written, or a `DataError`."
+    "Check which components are to be written."
     if available is None: return np.ones((n, spec.n_components), bool)
     available = np.asarray(available.cpu() if isinstance(available, Tensor) else available)
     if available.dtype != bool or available.shape != (n, spec.n_components):
@@ -429,7 +430,7 @@ def checked_columns(
     prefix_column: str,            # holds the names
     n: int,                        # how many designs
 ) -> dict[str, list]:              # by name, of n values each
-    "What the table says beside the names, or a `DataError`."
+    "Check the columns that the table has beside the names."
     if prefix_column in columns:
         raise DataError(f"the column {prefix_column!r} holds the names of the designs, give names, or another prefix_column")
     for name, values in columns.items():

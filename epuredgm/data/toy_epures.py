@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['COMPONENTS', 'UNITS', 'PARAMETERS', 'PRIVATE', 'LINER', 'PLY_SLOT', 'BELT_SLOT', 'GROOVE', 'GROOVE_DEPTH',
-           'GROOVE_PITCH', 'HEADROOM', 'CHUNK', 'PERFORMANCES', 'SIZES', 'RANGES', 'Condition', 'Parameter',
-           'sample_parameters', 'SectionLengths', 'section_lengths', 'superellipse', 'sidewall_line', 'Fields',
-           'fields', 'scale_of', 'inside_all', 'ink_of_distance', 'carcass', 'bead', 'crown_plies', 'tread_surface',
-           'tread_body', 'grooves', 'tread', 'sidewall', 'gum', 'draw', 'without_haze', 'ink_of', 'outline_of',
-           'amount', 'centre', 'fall', 'across_flank', 'lengths_of', 'performances', 'measure', 'redrawn',
+           'GROOVE_PITCH', 'HEADROOM', 'CHUNK', 'PERFORMANCES', 'SIZES', 'LENGTHS', 'RANGES', 'Condition', 'KNOWLEDGE',
+           'Parameter', 'sample_parameters', 'SectionLengths', 'section_lengths', 'superellipse', 'sidewall_line',
+           'Fields', 'fields', 'scale_of', 'inside_all', 'ink_of_distance', 'carcass', 'bead', 'crown_plies',
+           'tread_surface', 'tread_body', 'grooves', 'tread', 'sidewall', 'gum', 'draw', 'without_haze', 'ink_of',
+           'outline_of', 'amount', 'centre', 'fall', 'across_flank', 'lengths_of', 'performances', 'measure', 'redrawn',
            'completion_ceiling', 'fixed_statistics', 'ToyEpuresConfig', 'toy_designs', 'build_toy_epures',
            'write_toy_epures']
 
@@ -21,16 +21,16 @@ from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import AfterValidator, Field, PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..core.config import DataConfig
+from ..core.config import DataConfig, each_once
 from ..core.errors import DataError, near_miss, there_are
 from ..core.registry import datasets
 from ..core.seeds import key_seed
 from ..core.spec import DesignSpec
-from .designs import Designs, Splits, as_greys, standardised
+from .designs import Designs, Knowledge, Splits, as_greys, standardised
 from .folders import write_designs
 
 # %% ../../nbs/data/02_toy_epures.ipynb #296c8c4a
@@ -163,7 +163,7 @@ def sidewall_line(
 # %% ../../nbs/data/02_toy_epures.ipynb #80d55ff5
 @dataclass(frozen=True)
 class Fields:
-    "What the components are drawn from, on the pixels' centres, in u."
+    "Fields that the components are drawn from, on the pixels' centres, in u."
     x: np.ndarray       # (1, 1, W) from the axis
     y: np.ndarray       # (1, H, 1) from the bottom
     below: np.ndarray   # (n, H, 1) bool, below the bead wire's centre
@@ -346,7 +346,7 @@ def ink_of(
 def outline_of(
     clean: Tensor,  # (B, 5, H, W) without haze
 ) -> Tensor:        # (B, H, W) in [0, 1]
-    "What any component covers, with edges sharpened around half-inked."
+    "Outline of the union of all components, with edges sharpened around half-inked."
     return ((clean.amax(1) - 0.2)/0.6).clamp(0, 1)
 
 # %% ../../nbs/data/02_toy_epures.ipynb #a961e143
@@ -372,7 +372,7 @@ def fall(
     up: Tensor,      # (H,) y
     edge: Tensor,    # (B,) x
 ) -> Tensor:         # (B,)
-    "How far a curved band falls from the axis to an edge: least squares of y on x², weighted by ink."
+    "Drop of a curved band from the axis to an edge: least squares of y on x², weighted by ink."
     columns, square = ink.sum(1), across**2
     spread = square - centre(columns, square)[:, None]
     height = (ink*up[:, None]).sum(1) - columns*centre(ink.sum(2), up)[:, None]
@@ -413,6 +413,7 @@ def lengths_of(
 # %% ../../nbs/data/02_toy_epures.ipynb #f78ec0a9
 PERFORMANCES = ("d_cons", "d_rigid", "d_life", "d_stab")
 SIZES = ("width_px", "height_px")
+LENGTHS = ("width", "height", "belt", "drop", "ply", "tread", "rim", "bead", "gum")  # of lengths_of, in u: a pixel of a picture 64 high
 
 
 def performances(
@@ -459,7 +460,7 @@ def completion_ceiling(
     redraws: int = 8,                 # per design, to estimate the variance; at least 2
     seed: int = 0,                    # of the redrawing
 ) -> dict[str, dict[str, float]]:     # component or "pooled" → mean_ratio, sample_ratio
-    "How many times nearer than the mean picture a completion from the other four components can be."
+    "Estimate the best error reduction, against the mean picture, of a completion from the other four components."
     if redraws < 2: raise DataError(f"the variance of completions needs at least 2 redraws of a design (got {redraws})")
     if completions is not None and completions < 1: raise DataError(f"the mean of completions needs at least 1 of them (got {completions})")
     parameters, mean = np.asarray(parameters, np.float64), np.asarray(mean, np.float32)
@@ -496,17 +497,9 @@ class ToyEpuresConfig(DataConfig):
     n_val: PositiveInt = 1000                       # held out, of a stream of their own
     seed: int = 0                                   # of the set
     image_size: tuple[Annotated[int, Field(ge=32)], Annotated[int, Field(ge=16)]] = UNITS  # height, width in pixels
-    conditions: tuple[Condition, ...] = PERFORMANCES
+    conditions: Annotated[tuple[Condition, ...], AfterValidator(each_once)] = PERFORMANCES
 
-    @property
-    def component_dirs(self) -> tuple[str, ...]: return COMPONENTS  # as a folder of épures has them
-
-    @field_validator("conditions")
-    @classmethod
-    def conditions_differ(cls, value):
-        twice = [name for name in value if value.count(name) > 1]
-        if twice: raise ValueError(f"should name each condition once, but {twice[0]!r} comes {len(twice)} times")
-        return value
+    def spec(self) -> DesignSpec: return DesignSpec(COMPONENTS, 1, *self.image_size, self.conditions, tuple(p.name for p in PARAMETERS))
 
 # %% ../../nbs/data/02_toy_epures.ipynb #5625c78d
 def toy_designs(
@@ -515,15 +508,19 @@ def toy_designs(
     stream: str,         # "train" or "val"
     statistics: dict,    # of the conditions
 ) -> Designs:
-    "Designs with their conditions, measured on their pictures, and their parameters as attributes."
+    "Draw designs with their conditions, measured on the pictures, and their parameters as attributes."
     parameters = sample_parameters(n, config.seed, stream)
     pixels = torch.from_numpy(draw(parameters, config.image_size))
     measured = measure(pixels) if config.conditions else {}
     cond = torch.stack([measured[name] for name in config.conditions], 1).numpy() if config.conditions else None
-    spec = DesignSpec(COMPONENTS, height=config.image_size[0], width=config.image_size[1], conditions=config.conditions)
-    names = [f"{stream}_{i:05d}" for i in range(n)]
+    spec, names = config.spec(), [f"{stream}_{i:05d}" for i in range(n)]
     return Designs(spec, pixels, None if cond is None else standardised(cond, config.conditions, statistics), names=names,
-                   attributes=parameters.astype(np.float32), attribute_names=[p.name for p in PARAMETERS])
+                   attributes=parameters.astype(np.float32), attribute_names=spec.attributes)
+
+
+KNOWLEDGE = Knowledge(
+    mirror="left", measure=measure, ceiling=completion_ceiling, shared=tuple(p.name for p in PARAMETERS if p.component is None),
+    units={name: "u" for name in LENGTHS} | {name: "px" for name in SIZES} | {p.name: p.unit for p in PARAMETERS})
 
 
 @datasets.register("toy_epures", config=ToyEpuresConfig)
@@ -531,10 +528,10 @@ def build_toy_epures(
     config: ToyEpuresConfig,
     statistics: dict | None = None,  # those of a run, None = the fixed ones
 ) -> Splits:
-    "Training and held-out toy épures, and the function that measures pictures."
+    "Draw training and held-out toy épures, with all that is known of them."
     statistics = fixed_statistics(config.conditions, config.image_size) if statistics is None else statistics
     train, val = (toy_designs(config, n, stream, statistics) for n, stream in ((config.n, "train"), (config.n_val, "val")))
-    return Splits(train, val, statistics, f"{config.n} + {config.n_val} toy épures of seed {config.seed}", measure)
+    return Splits(train, val, statistics, f"{config.n} + {config.n_val} toy épures of seed {config.seed}", KNOWLEDGE)
 
 # %% ../../nbs/data/02_toy_epures.ipynb #970c0276
 def write_toy_epures(

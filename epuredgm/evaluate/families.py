@@ -61,13 +61,13 @@ def family_scores(
     n: int = 8,          # completions of each
     seed: int = 0,       # of everything drawn
 ) -> dict:               # parameters, steps, elbo, completion, geometry: Scores and plain numbers
-    "What a run is compared by; `geometry` for toy épures only."
+    "What a run is compared by; `geometry` where the data know what components share."
     from epuredgm.evaluate.geometry import fit_readout, geometry_scores
     held = run.data.val.subset(slice(0, designs))
     baseline = torch.stack([batch.x.sum(0).cpu() for batch in run.data.train.batches(500)]).sum(0) / len(run.data.train)
     found = {"parameters": count_parameters(run.model)[0], "steps": run.step, "elbo": held_out_elbo(run.model, held, seed),
              "completion": pair_scores(run, held, baseline, n, seed)}
-    if run.config.data.type == "toy_epures":
+    if run.data.knowledge.shared:
         found["geometry"] = geometry_scores(run, fit_readout(run.data.train, run.data.val), held, {}, seed)
     return found
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from ..core.errors import DataError, EpureError
 from ..core.runs import RunFolder
 from ..core.seeds import generator as make_generator
-from ..data.designs import Designs
+from ..data.designs import DesignSet, Designs
 from ..data.layout_trees import read_tree
 from ..data.variable_sizes import VariableSizeDataset
 from .drawings import copying_scores
@@ -31,7 +31,7 @@ from .pages import (
 from .report import NotMeasured, run_sections, write_report
 from .scores import mean_score, plain, ratio, sums_score
 from ..plot.sheets import sheet
-from ..train.run import encode_designs
+from ..train.encoding import encode_designs
 
 # %% ../../nbs/evaluate/13a_page_report.ipynb #a9fa1a62
 def page_layouts(
@@ -54,12 +54,13 @@ def page_layouts(
 
 
 def page_labels(
-    designs: Designs | VariableSizeDataset,
-    name: str = "archetype",  # of the attribute
+    designs: DesignSet,
+    name: str | None = None,  # an attribute; None: the labels
 ) -> Tensor:                  # (N,) float, NaN where a page has none
-    "The labels of pages, as numbers."
-    if name not in designs.attribute_names: return torch.full((len(designs),), float("nan"))
-    return designs.attributes[:, designs.attribute_names.index(name)].cpu()
+    "Number the kinds of pages."
+    if name in designs.spec.attributes: return designs.attributes[:, designs.spec.attributes.index(name)].cpu()
+    if name is not None or designs.labels is None: return torch.full((len(designs),), float("nan"))
+    return torch.where(designs.labels < 0, torch.nan, designs.labels.float()).cpu()
 
 
 def some_of(
@@ -80,7 +81,7 @@ class PageSetting:
     val: Designs | VariableSizeDataset    # asked
     size: tuple[int, int]                 # height, width that pages are compared at
     trees: str | Path | None              # folder of layout trees
-    label: str                            # the attribute that is the kind of a page
+    label: str | None                     # the attribute that is the kind of a page; None: its label
     samplers: tuple[str, ...]             # of the run, tried in turn
     samples: int                          # drawn by each
     neighbours: int                       # that count
@@ -219,7 +220,7 @@ def labels_part(
 ) -> tuple[dict, dict]:    # scores, figures by name
     "Purity of neighbours and silhouette, of latents and of principal components."
     known = {name: (~labels.isnan()).nonzero().flatten() for name, labels in setting.labels.items()}
-    if min(map(len, known.values())) < 2: raise NotMeasured(f"these pages have no labels called {setting.label}: set data.labels, or keep pages in folders of their kind")
+    if min(map(len, known.values())) < 2: raise NotMeasured(f"these pages have no labels{'' if setting.label is None else f' called {setting.label}'}: set data.labels, or keep pages in folders of their kind")
     if setting.codes is None: raise NotMeasured("this family of models has no latents")
     labels, random = {name: setting.labels[name][rows] for name, rows in known.items()}, setting.random("labels")
     def score(values, by_chance, name): return mean_score(values, torch.ones(len(values), dtype=torch.bool), random, better="higher", reference=float(by_chance), reference_name=name)
@@ -294,7 +295,7 @@ def measured_parts(
 def evaluate_pages(
     run,                              # a run, or the folder of one
     trees: str | Path | None = None,  # folder of layout trees named as the pages; None: those that the data came with
-    label: str = "archetype",         # the attribute that is the kind of a page
+    label: str | None = None,         # the attribute that is the kind of a page; None: its label
     n: int = 1000,                    # held-out pages looked at, at most
     seed: int = 0,                    # of the choice of pages, samples and intervals
     neighbours: int = 5,              # of a page, whose layouts count

@@ -13,8 +13,8 @@ __all__ = ['FOREIGN_WEIGHTS', 'run_and_checkpoint', 'open_vae', 'prepared_as', '
 import csv
 import io
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -26,7 +26,7 @@ from ..core.runs import RunFolder, atomic_write, changes
 from ..core.seeds import generator, key_seed
 from ..core.spec import DesignSpec
 from ..data.attributes import AttributesConfig, RunDataConfig, open_pictures
-from ..data.designs import Batch, Designs, Splits, build_data
+from ..data.designs import Batch, Designs, Splits, build_data, positions
 from ..data.folders import FolderConfig, folder_like, load_all
 from .latents import r_squared_of, squares
 from .scores import Score, bootstrap_sums, plain, text_table
@@ -34,7 +34,8 @@ from ..models.contract import LatentVariableModel
 from ..models.regression_head import (
     FrozenVAE, VAELatentRegressor, check_target_statistics, flattened_latents, target_statistics, weights_digest)
 from ..train.checkpoints import decode_state, encode_state, load_chosen, restore
-from ..train.learner import Learner, Outcome, resolve_device
+from ..train.loop import Outcome, train_model
+from ..train.precision import resolve_device
 from ..train.run import Run, load_run
 from ..train.trackers import make_trackers
 
@@ -152,15 +153,15 @@ def encode_means(
 class LatentTable:
     "Latents and targets in the place of designs: what the learner takes batches from."
 
-    buckets = ()  # any two rows can share a batch
+    buckets, cond, labels, resident = (), None, None, True  # any two rows can share a batch
 
     def __init__(self,
         latents: Tensor,        # (N, D)
-        targets: Tensor,        # (N, T), in their own units
+        targets: Tensor,        # (N, T), in their own units: the attributes
         names: Sequence[str],   # N
-        spec: DesignSpec,       # of the designs that they come from
+        spec: DesignSpec,       # names the targets as attributes; has no conditions and no classes
     ):
-        self.images, self.targets, self.names, self.spec, self.resident = latents, targets, list(names), spec, True
+        self.images, self.attributes, self.names, self.spec = latents, targets, list(names), spec
         self.available = torch.ones(len(latents), spec.n_components, dtype=torch.bool, device=latents.device)
 
     def __len__(self) -> int: return len(self.names)
@@ -168,18 +169,36 @@ class LatentTable:
     @property
     def device(self) -> torch.device: return self.images.device
 
+    @property
+    def nbytes(self) -> int: return self.images.nbytes
+
     def to(self, device, budget_bytes=None) -> "LatentTable":
-        "The same on a device."
-        return LatentTable(self.images.to(device), self.targets.to(device), self.names, self.spec)
+        "Move the table to a device."
+        return LatentTable(self.images.to(device), self.attributes.to(device), self.names, self.spec)
+
+    def subset(self, indices) -> "LatentTable":
+        "Take some rows."
+        kept = positions(indices, len(self))
+        rows = torch.from_numpy(kept).to(self.device)
+        return LatentTable(self.images[rows], self.attributes[rows], [self.names[i] for i in kept], self.spec)
 
     def index_batches(self, batch_size: int) -> list[Tensor]:
-        "The numbers of all rows, so many at a time."
+        "Divide the numbers of all rows into batches, in order."
         return list(torch.arange(len(self)).split(batch_size))
 
+    def batches(self, batch_size: int) -> Iterator[Batch]:
+        "Take all rows in order, `batch_size` at a time."
+        for start in range(0, len(self), batch_size): yield self.batch(slice(start, start + batch_size))
+
     def batch(self, indices, device=None, epoch=None) -> Batch:
-        "Some rows, the same in every epoch; `x` is (B, D)."
-        indices = indices.to(self.device)
-        return Batch(self.images.index_select(0, indices), None, self.available[:len(indices)], attributes=self.targets.index_select(0, indices))
+        "Take some rows, the same in every epoch; `x` is (B, D)."
+        names = None
+        if not isinstance(indices, Tensor):
+            indices = torch.from_numpy(positions(indices, len(self)))
+            names = [self.names[i] for i in indices.tolist()]
+        rows = indices.to(self.device)
+        batch = Batch(self.images.index_select(0, rows), None, self.available[:len(rows)], attributes=self.attributes.index_select(0, rows), names=names)
+        return batch if device is None else batch.to(device)
 
 # %% ../../nbs/evaluate/12_regression.ipynb #d4dff520
 @dataclass
@@ -199,7 +218,7 @@ def with_targets(
 ) -> Designs:
     "The designs with the targets as their only attributes."
     same = designs.subset(slice(None))
-    same.attributes, same.attribute_names = targets.to(designs.device), tuple(names)
+    same.attributes, same.spec = targets.to(designs.device), replace(designs.spec, attributes=tuple(names))
     return same
 
 
@@ -217,7 +236,8 @@ def head_data(
     cached = config.model.cache_latents and size <= config.training.memory_budget_gb * 1e9
     if cached:
         tables = {"train": latents, "val": encode_means(vae, splits.val)}
-        parts = {part: LatentTable(table, targets[part], getattr(splits, part).names, splits.spec) for part, table in tables.items()}
+        spec = replace(splits.spec, attributes=names, conditions=(), classes=())
+        parts = {part: LatentTable(table, targets[part], getattr(splits, part).names, spec) for part, table in tables.items()}
     else: parts = {part: with_targets(getattr(splits, part), targets[part], names) for part in targets}
     return HeadData(splits, Splits(parts["train"], parts["val"]), latents, targets["train"], cached)
 
@@ -354,9 +374,8 @@ def train_head(
     model.see_latents(data.latents)
     with RunFolder.create(config.run_dir, config, resume=resume, overwrite=overwrite) as folder:
         write_head_facts(folder, model, vae, data, statistics, digest)
-        learner = Learner(model, data.training, config, folder, make_trackers(config, folder), progress=progress,
-                          after_signal=f"and this goes on from it: epuredgm regress train -c {folder.path} --resume")
-        outcome = learner.fit(resume=resume)
+        outcome = train_model(model, data.training, config, folder, make_trackers(config, folder), resume=resume, progress=progress,
+                              after_signal=f"and this goes on from it: epuredgm regress train -c {folder.path} --resume")
         if weights_digest(model.encoder) != digest: raise RunError(f"{folder.path}: the weights of the frozen VAE have changed during training, which is a defect: report it")
         folder.write_json("design.json", folder.read_json("design.json") | {"vae_unchanged": True})
     best = (folder.path / "checkpoints" / "best").exists()

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from ..blocks.gaussians import DiagonalNormal
-from ..blocks.joint_gaussians import joint_kl
+from ..blocks.joint_gaussians import JointNormal, joint_kl
 from ..core.errors import DataError, EpureError
 from ..core.runs import RunFolder
 from ..core.seeds import generator as make_generator
 from ..core.spec import DesignSpec
-from ..data.designs import Designs, pixel_rows
+from ..data.designs import DesignSet, Designs, Splits, pixel_rows
 from .classifiers import ComponentClassifiers, load_classifiers, refuse_foreign
 from .coherence import coherence_figure, coherence_scores
 from .completion import all_completions, completion_figure
@@ -39,7 +39,8 @@ from .reconstruction import mean_picture, reconstruction_errors, reconstruction_
 from .scores import plain, text_table
 from ..plot.figures import blank_figure, png
 from ..plot.pictures import TEXT
-from ..train.run import designs_of, encode_designs
+from ..train.encoding import encode_designs
+from ..train.run import designs_of
 
 # %% ../../nbs/evaluate/05_report.ipynb #14877d0f
 class NotMeasured(EpureError):
@@ -129,31 +130,31 @@ def draw_all(
     return drawn, refused
 
 # %% ../../nbs/evaluate/05_report.ipynb #67170bb9
+def knows_parameters(
+    data: Splits,          # of a run
+    designs: DesignSet,    # to be measured
+) -> bool:
+    "Whether designs come with the parameters that several of their components show."
+    return bool(data.knowledge.shared) and set(data.knowledge.shared) <= set(designs.spec.attributes)
+
+
 def known_ceiling(
-    designs: Designs,   # held out
+    data: Splits,       # of a run
+    designs: DesignSet, # held out
     baseline: Tensor,   # (planes, H, W): the mean picture of the training split
     completions: int,   # of each design
 ) -> dict | None:       # component or "pooled" → mean_ratio, sample_ratio; None where nobody knows
     "The generator's ceiling of completing from all other components, on at most 300 designs."
-    from epuredgm.data.toy_epures import completion_ceiling
-
-    return completion_ceiling(designs.attributes[:300].cpu().numpy(), baseline, completions) if is_toy(designs) else None
-
-
-def is_toy(
-    designs: Designs,  # of any kind
-) -> bool:
-    "Whether designs are toy épures with the parameters they were drawn from."
-    from epuredgm.data.toy_epures import PARAMETERS
-
-    return designs.attribute_names == tuple(parameter.name for parameter in PARAMETERS)
+    if data.knowledge.ceiling is None or not knows_parameters(data, designs): return None
+    return data.knowledge.ceiling(designs.attributes[:300].cpu().numpy(), baseline, completions)
 
 # %% ../../nbs/evaluate/05_report.ipynb #b7c20001
 def has_own_prior(
     run,     # a Run, or anything like one
 ) -> bool:
     "Whether the model's prior is a Gaussian that it learned."
-    return callable(getattr(getattr(run, "model", None), "prior", None))
+    prior = getattr(getattr(run, "model", None), "prior", None)
+    return callable(prior) and isinstance(prior(), JointNormal)
 
 
 @torch.no_grad()
@@ -215,15 +216,16 @@ def conditions_section(
 ) -> tuple[dict, dict]:  # scores, figures by name
     "Asked against measured, for every sampler; the ceiling is `measure` of the real designs."
     data, designs, scores, points = setting.run.data, setting.designs, {}, {}
+    measure = data.knowledge.measure
     if designs.cond is None: raise NotMeasured("these data have no conditions")
-    if data.measure is None: raise NotMeasured("these data bring no function that measures a picture, so what was drawn can't be compared with what was asked")
+    if measure is None: raise NotMeasured("these data bring no function that measures a picture, so what was drawn can't be compared with what was asked")
     pictures = designs.batch(slice(0, len(designs))).x.cpu()
-    names = [name for name in designs.spec.conditions if name in data.measure(pictures[:1])]
+    names = [name for name in designs.spec.conditions if name in measure(pictures[:1])]
     columns = [designs.spec.conditions.index(name) for name in names]
     asked = torch.as_tensor(data.in_units(designs.cond)).float()[:, columns]
-    real = asked, measured_conditions(data.measure, pictures, names)
+    real = asked, measured_conditions(measure, pictures, names)
     for sampler, drawn in setting.samples.items():
-        measured = measured_conditions(data.measure, drawn["conditional"], names)
+        measured = measured_conditions(measure, drawn["conditional"], names)
         scores[sampler] = fidelity_scores(asked, measured, names, real, setting.seed)
         points[sampler] = asked, measured
     return scores, {"conditions": fidelity_figure(points | {"real designs": real}, names)}
@@ -273,7 +275,7 @@ def coherence_section(
     if setting.classifiers is not None:
         scores = coherence_scores(run, designs, samples, setting.classifiers, setting.network, setting.seed, setting.batch_size)
         return scores, {"coherence": coherence_figure({"coherence of completions": scores})} if scores["conditional"] else {}
-    if not is_toy(designs) or not is_toy(run.data.val):
+    if not knows_parameters(run.data, designs):
         raise NotMeasured("without classes nothing is recognised: give classifiers with --coherence, which epuredgm classify makes of data with classes")
     readout = fit_readout(run.data.train, run.data.val.subset(slice(0, 1000)), most=2000)
     scores = geometry_scores(run, readout, designs, samples, setting.seed, setting.batch_size)
@@ -472,7 +474,7 @@ def evaluate(
     samples, refused = draw_all(run, designs, samplers, seed, batch_size)
     baseline = mean_picture(run.data.train)
     setting = Setting(run, designs, baseline, samples, seed, completions, batch_size,
-                      known_ceiling(designs, baseline, completions), mirror, judge, network)
+                      known_ceiling(run.data, designs, baseline, completions), mirror, judge, network)
     metrics, figures, skipped, seconds = run_sections(setting, SECTIONS, progress)
     given = "held-out split of " + run.data.source if data is None else "designs given" if isinstance(data, Designs) else str(data)
     report = plain({

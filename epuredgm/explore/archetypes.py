@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from ..core.errors import DataError, near_miss, there_are
 from ..core.seeds import generator as make_generator
 from ..core.spec import DesignSpec
-from ..data.variable_sizes import erase
+from ..data.augmentation import erase
 from ..evaluate.page_report import page_tiles
 from ..evaluate.pages import common_size, nearest_rows, page_ssim, pages_at, resized, without_padding
 from ..evaluate.scores import Score, statistic_score
@@ -33,7 +33,7 @@ __all__ = ['archetype_centroids', 'page_stops', 'archetype_walk', 'RealPages', '
 # %% ../../nbs/explore/13_archetypes.ipynb #7176cd85
 def archetype_centroids(
     space:LatentSpace,
-    label:str = "archetype",    # the attribute
+    label:str = "class",        # the attribute
 ) -> dict[str, Tensor]:         # name → (D,)
     "The mean latent of each kind of page; DataError where none has a label."
     values = attribute_of(space, label)
@@ -45,7 +45,7 @@ def archetype_centroids(
 def page_stops(
     space:LatentSpace,
     stops:Sequence[str|int],    # names of archetypes or pages, or numbers of pages
-    label:str = "archetype",    # the attribute
+    label:str = "class",        # the attribute
 ) -> tuple[Tensor, tuple[str, ...]]:    # (P, D) and what each is called
     "Where a way passes by; DataError with the nearest name for what isn't there."
     centroids = archetype_centroids(space, label) if any(isinstance(stop, str) for stop in stops) else {}
@@ -63,7 +63,7 @@ def archetype_walk(
     stops:Sequence[str|int],    # names of archetypes or pages, or numbers of pages; at least 2
     steps:int = 9,              # points of each leg, both ends included
     way:str = "linear",         # or "spherical"
-    label:str = "archetype",    # the attribute
+    label:str = "class",        # the attribute
 ) -> Walk:
     "The way along centroids and pages, as `walk` goes it."
     if len(stops) < 2: raise DataError(f"a way needs at least 2 archetypes or pages (got {len(stops)}): name where it begins and where it ends")
@@ -143,7 +143,7 @@ def archetype_strip(
 def interpolation_scores(
     space:LatentSpace,
     real:RealPages,
-    label:str = "archetype",    # the attribute
+    label:str = "class",        # the attribute
     steps:int = 7,              # of a way, both ends included
     most:int = 45,              # ways of each sort
     way:str = "linear",         # or "spherical"

@@ -43,7 +43,8 @@ def conditional_sheet(
     random = make_generator(seed, "demo", "conditional", device=run.device)
     drawn = run.sample(len(asked), asked, generator=random)
     units = run.units(asked)
-    measured = run.data.measure(drawn) if run.data.measure else {}
+    measure = run.data.knowledge.measure
+    measured = measure(drawn) if measure else {}
     titles = []
     for i in range(len(asked)):
         k = i // sweep.shape[1]

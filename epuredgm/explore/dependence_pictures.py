@@ -40,7 +40,8 @@ def has_field(
 ) -> bool:
     "Whether a model's prior is one Gaussian over several components."
     model = getattr(model, "model", model)
-    return callable(getattr(model, "prior", None)) and model.spec.n_components > 1
+    prior = getattr(model, "prior", None)
+    return callable(prior) and isinstance(prior(), JointNormal) and model.spec.n_components > 1
 
 def in_double(
     joint:JointNormal,  # (B, D)

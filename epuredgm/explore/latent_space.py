@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from ..blocks.covariances import LowRankCovariance, factor_covariance
-from ..blocks.gaussians import DiagonalNormal
+from ..blocks.gaussians import DiagonalNormal, StandardNormal
 from ..blocks.joint_gaussians import JointNormal
 from ..core.errors import DataError, EpureError, listing, near_miss, there_are
 from ..core.spec import DesignSpec
@@ -22,14 +22,13 @@ from ..evaluate.pages import pages_together
 from ..plot.pictures import Mirror
 from .traversals import device_of
 from ..models.contract import GenerativeModel, in_eval_mode
-from ..train.run import encode_designs
+from ..train.encoding import encode_designs
 
 # %% auto #0
 __all__ = ['WHEEL_RADIUS', 'WHEEL_THICKNESS', 'WHEEL_HUB', 'LOG_TWO_PI', 'measure_wheels', 'WheelModel', 'PriorUnits',
            'prior_units', 'data_gaussian', 'attribute_table', 'usual_ranges', 'LatentSpace', 'latent_space',
-           'toy_units', 'need_latents', 'wheel_space', 'attribute_of', 'label_of', 'check_several', 'check_indices',
-           'conditions_at', 'decode_latents', 'measured_lengths', 'NamedHead', 'as_head', 'Panel', 'fewer_colours',
-           'picture_widget']
+           'need_latents', 'wheel_space', 'attribute_of', 'label_of', 'check_several', 'check_indices', 'conditions_at',
+           'decode_latents', 'measured_lengths', 'NamedHead', 'as_head', 'Panel', 'fewer_colours', 'picture_widget']
 
 # %% ../../nbs/explore/06_latent_space.ipynb #604b24bc
 WHEEL_RADIUS, WHEEL_THICKNESS, WHEEL_HUB = (15.0, 2.0), (4.0, 0.8), (5.0, 1.0)  # mean and standard deviation, in pixels
@@ -96,7 +95,7 @@ def prior_units(
     size:int,   # D, latent dimensions
 ) -> PriorUnits:
     "The coordinates in which the prior of a model is N(0, I)."
-    if not callable(getattr(model, "prior", None)): return PriorUnits(size)
+    if isinstance(getattr(model, "prior", None), StandardNormal) or not callable(getattr(model, "prior", None)): return PriorUnits(size)
     prior = model.prior()
     mean = prior.mean[0].double().cpu()
     if not hasattr(prior, "covariance"): return PriorUnits(size, mean, torch.diag((prior.logvar[0].double().cpu()/2).exp()))
@@ -121,8 +120,9 @@ def attribute_table(
     measure:Callable|None = None,   # pictures → name → (B,), where they can be measured
     statistics:dict = {},           # of the conditions, as a run has them
 ) -> dict[str, Tensor]:             # name → (N,) float64; NaN where a picture can't be read
-    "Every attribute, condition and measure of the designs; of equal names, the first counts."
+    "Every attribute, class, condition and measure of the designs; of equal names, the first counts."
     table = {} if designs.attributes is None else dict(zip(designs.attribute_names, designs.attributes.double().cpu().T))
+    if designs.labels is not None: table["class"] = torch.where(designs.labels < 0, torch.nan, designs.labels.double()).cpu()
     if designs.cond is not None:
         values = torch.from_numpy(in_units(designs.cond, designs.spec.conditions, statistics)).double()
         table = table | {name: column for name, column in zip(designs.spec.conditions, values.T) if name not in table}
@@ -168,8 +168,8 @@ class LatentSpace:
 
     @property
     def class_names(self) -> dict[str, tuple[str, ...]]:
-        "Attribute → what its whole numbers stand for, where that is known: the kinds of pages."
-        return {"archetype": tuple(self.designs.label_names)} if getattr(self.designs, "label_names", ()) else {}
+        "Attribute → what its whole numbers stand for, where that is known."
+        return {"class": self.designs.spec.classes} if self.designs.spec.classes else {}
 
     @cached_property
     def units(self) -> PriorUnits: return prior_units(self.model, self.posterior.mean.shape[1])
@@ -198,7 +198,7 @@ def latent_space(
     run:Any,                # of load_run
     split:str = "val",      # "train" or "val", or "test" where there is one
     most:int = 2000,        # designs, the first ones
-    mirror:Mirror|str = "auto", # the edge that is the axis; "auto": the left edge of toy épures, else none
+    mirror:Mirror|str = "auto", # the edge that is the axis; "auto": as the data know
 ) -> LatentSpace:
     "The latent space of a run; EpureError for a family without latents or a split that isn't there."
     need_latents(run.model)
@@ -206,16 +206,9 @@ def latent_space(
     if split not in there: raise EpureError(f"there is no split {split!r}{near_miss(split, there)}, {there_are(there)}")
     designs = getattr(run.data, split).subset(slice(0, most))
     found = encode_designs(run.model, designs, min(256, pages_together(designs)), run.device)
-    if mirror == "auto": mirror = "left" if run.config.data.type == "toy_epures" else None
-    return LatentSpace(run.model, designs, DiagonalNormal(found.mean.float().cpu(), found.logvar.float().cpu()), run.data.measure, run.statistics, mirror,
-                       toy_units() if run.config.data.type == "toy_epures" else {})
-
-
-def toy_units() -> dict[str, str]:     # name → unit
-    "What parameters and measured lengths of toy épures are counted in: u is a pixel of a picture 64 high."
-    from epuredgm.data.toy_epures import COMPONENTS, PARAMETERS, PERFORMANCES, SIZES, measure
-    lengths = measure(torch.zeros(0, len(COMPONENTS), 64, 32))
-    return {name: "u" for name in lengths if name not in PERFORMANCES} | {name: "px" for name in SIZES} | {p.name: p.unit for p in PARAMETERS}
+    known = run.data.knowledge
+    return LatentSpace(run.model, designs, DiagonalNormal(found.mean.float().cpu(), found.logvar.float().cpu()), known.measure, run.statistics,
+                       known.mirror if mirror == "auto" else mirror, known.units)
 
 
 def need_latents(

@@ -275,7 +275,7 @@ def shown_mirror(
     mirror: str | None, # "left" or "right", the edge that is the axis; "none"; None: as the data are known to be
 ) -> str | None:        # as plot.pictures takes it
     "How the pictures of a run are mirrored."
-    if mirror is None and run.config.data.type == "toy_epures": return "left"
+    if mirror is None: return run.data.knowledge.mirror
     return None if mirror == "none" else mirror
 
 # %% ../../nbs/explore/03_samples.ipynb #ab6ce822
