@@ -7,7 +7,7 @@ import torch
 from epuredgm.blocks.schedules import Progress
 from epuredgm.core.seeds import generator
 from epuredgm.core.spec import DesignSpec
-from epuredgm.data.variable_sizes import WireframesConfig, build_wireframes
+from epuredgm.data.wireframes import WireframesConfig, build_wireframes
 from epuredgm.models.wireframe_vae import WireframeVAE, WireframeVAEConfig
 from timing import Result, at_least, in_turn, median_ratio
 

@@ -6,8 +6,8 @@
 __all__ = ['UsageError', 'app', 'Override', 'ConfigFile', 'ConfigOption', 'regress_app', 'HeadFile', 'HeadCheckpoint', 'InputDir',
            'OutputDir', 'Count', 'Workers', 'wireframes', 'plain_arguments', 'system_sentence', 'usage_sentence',
            'say_warning', 'told_in_sentences', 'Commands', 'main', 'version_option', 'one_configuration',
-           'check_run_folder', 'train_command', 'height_and_width', 'sample_command', 'section_spec', 'parameter_row',
-           'params_command', 'evaluate_command', 'classify_command', 'regression_changes', 'regress_train_command',
+           'check_run_folder', 'train_command', 'height_and_width', 'sample_command', 'parameter_row', 'params_command',
+           'evaluate_command', 'classify_command', 'regression_changes', 'regress_train_command',
            'regress_evaluate_command', 'regress_predict_command', 'toy_command', 'wireframes_command', 'render_command',
            'demo_configuration', 'demo_command']
 
@@ -239,15 +239,6 @@ def sample_command(
     typer.echo(f"{written.count} in {written.folder}\nwhere each comes from: {written.table}\nat a glance: {written.sheet}")
 
 # %% ../nbs/cli.ipynb #13c15091
-def section_spec(
-    section,  # a data section
-):            # a DesignSpec
-    "What designs a data section describes, told without opening them."
-    from epuredgm.core.spec import DesignSpec
-    conditions = section.condition_columns if hasattr(section, "condition_columns") else section.conditions
-    return DesignSpec(tuple(section.component_dirs), getattr(section, "channels", 1), *section.image_size, tuple(conditions))
-
-
 def parameter_row(
     path: Path,  # of a configuration
 ):               # the model, and (file, model, total, trainable)
@@ -259,7 +250,7 @@ def parameter_row(
     config = load_config(path)
     # A head on another run's latents is as large as those latents make it.
     if not models.get(config.model.type).listed: return None, (path.name, config.model.type, "with its run", "")
-    model = build_model(config, section_spec(config.data))
+    model = build_model(config, config.data.spec())
     total, trainable = count_parameters(model)
     return model, (path.name, config.model.type, f"{total:,}", f"{trainable:,}")
 
@@ -270,9 +261,16 @@ def params_command(
 ) -> None:
     "Count the parameters of models, in all and trainable."
     from epuredgm.evaluate.scores import text_table
-    counted = [parameter_row(path) for path in configs]
-    typer.echo(text_table([("configuration", "model", "total", "trainable"), *(row for _, row in counted)], markdown=False, left=2))
-    if len(counted) == 1 and counted[0][0] is not None: typer.echo(f"\n{counted[0][0].summary()}")
+    counted, failed = [], []
+    for path in configs:
+        try: counted.append(parameter_row(path))
+        except EpureError as error:
+            if len(configs) == 1: raise
+            failed.append(f"{path.name}: {error}")
+    if counted: typer.echo(text_table([("configuration", "model", "total", "trainable"), *(row for _, row in counted)], markdown=False, left=2))
+    if len(configs) == 1 and counted[0][0] is not None: typer.echo(f"\n{counted[0][0].summary()}")
+    for sentence in failed: typer.echo(sentence, err=True)
+    if failed: raise typer.Exit(2)
 
 # %% ../nbs/cli.ipynb #690a6894
 @app.command("evaluate")
@@ -287,18 +285,18 @@ def evaluate_command(
     all_metrics: Annotated[bool, typer.Option("--all", help="Print every metric, not only the main ones.")] = False,
     mirror: Annotated[Literal["left", "right", "none"] | None, typer.Option(help="The edge that is the axis of half-sections, on pictures.", show_default=False)] = None,
     trees: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Layout trees of the pages, for a run on pages; those of data.trees otherwise.", show_default=False)] = None,
+    draws: Annotated[int | None, typer.Option(min=1, help="Budget of samples and completions, split over the sections; all that ten minutes allow otherwise.", show_default=False)] = None,
+    sections: Annotated[str | None, typer.Option(metavar="NAME,…", help="Sections of the report, with commas; all that apply otherwise.", show_default=False)] = None,
 ) -> None:
     "Measure a run on designs that it has not seen."
-    from epuredgm.evaluate.page_report import PAGE_HEADLINES, evaluate_pages
-    from epuredgm.evaluate.report import HEADLINES, evaluate, metrics_table
+    from epuredgm.evaluate.report import evaluate, metrics_table
     from epuredgm.explore.samples import shown_mirror
     from epuredgm.train.run import load_run
     loaded = load_run(run, int(checkpoint) if checkpoint.isdigit() else checkpoint)
-    of_pages, shown = trees is not None or loaded.spec.height is None, sys.stderr.isatty()
-    if of_pages and (data or coherence): raise EpureError("a run on pages is measured on its own held-out pages and without classifiers: leave --data and --coherence out")
-    if of_pages: report = evaluate_pages(loaded, trees, n=n, seed=seed, progress=shown)
-    else: report = evaluate(loaded, data, n=n, seed=seed, mirror=shown_mirror(loaded, mirror), classifiers=coherence, features=features, progress=shown)
-    typer.echo(metrics_table(report, ("*",) if all_metrics else PAGE_HEADLINES if of_pages else HEADLINES))
+    asked = None if sections is None else [name.strip() for name in sections.split(",")]
+    report = evaluate(loaded, data, n=n, seed=seed, mirror=shown_mirror(loaded, mirror), classifiers=coherence, features=features, trees=trees,
+                      draws=draws, sections=asked, progress=sys.stderr.isatty())
+    typer.echo(metrics_table(report, ("*",) if all_metrics else None))
     typer.echo("\n" + "\n".join(f"{name}: {run / file}" for name, file in report["files"].items()))
 
 # %% ../nbs/cli.ipynb #f2a76bd3

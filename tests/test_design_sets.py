@@ -27,16 +27,21 @@ def splits_of(kind, folder):
     if kind == "attributes":
         values = {"root_dir": str(folder / "section"), "attributes_path": str(folder / "performances.csv"), "name_column": "matching", "filename_pattern": "{name}_section.png",
                   "attributes": ("load",), "image_size": (8, 8), "cache_dir": str(folder.parent / "cache")}
-    entry = datasets.get(kind)
-    return build_data(entry.config(type=kind, **values))
+    config = datasets.get(kind).config(type=kind, **values)
+    return config, build_data(config)
 
 
 @pytest.mark.parametrize("kind", [name for name in datasets.names() if name != "run"])  # "run" opens what another run was trained on
 def test_kinds_of_data(kind, folder):
-    splits = splits_of(kind, folder)
+    config, splits = splits_of(kind, folder)
     for designs in (splits.train, splits.val, splits.to("cpu").train):
         check_design_set(designs)
     assert splits.train.spec == splits.val.spec
+    known, opened = config.spec(), splits.spec  # before anything is opened, and after
+    for name in ("components", "channels", "height", "width", "conditions"):
+        assert getattr(known, name) == getattr(opened, name)
+    for name in ("attributes", "classes"):
+        assert getattr(known, name) in ((), getattr(opened, name))
 
 
 def test_latents():

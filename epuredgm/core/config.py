@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['ModelInside', 'Fraction', 'Beta', 'Component', 'Section', 'ModelConfig', 'DataConfig', 'section_inside',
-           'keys_inside', 'device_name', 'OptimizerConfig', 'TrainingConfig', 'TrackingConfig', 'SamplingConfig',
-           'Config', 'parse_config', 'load_config', 'override_config', 'dump_config', 'check_parameters']
+           'keys_inside', 'each_once', 'device_name', 'OptimizerConfig', 'TrainingConfig', 'TrackingConfig',
+           'SamplingConfig', 'Config', 'parse_config', 'load_config', 'override_config', 'dump_config',
+           'check_parameters']
 
 # %% ../../nbs/core/03_config.ipynb #1c3a21ee
 import json
@@ -21,9 +22,9 @@ from pydantic import (AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fi
 from pydantic_core import PydanticCustomError
 
 from .documents import ABSENT, Draft, lookup, translate
-from .errors import ConfigError, DataError, listing, near_miss, there_are
+from .errors import ConfigError, DataError, EpureError, listing, near_miss, there_are
 from .registry import Registry, datasets, models
-from .spec import component_index
+from .spec import DesignSpec
 
 # %% ../../nbs/core/03_config.ipynb #97f70e58
 SCALARS = (  # tag, pattern, first characters
@@ -205,7 +206,7 @@ def mixed_kinds(
     value: Any,
     kinds: set,  # what the field accepts
 ) -> bool:
-    "Whether a boolean stands for a number, text for a number, or a number for a boolean."
+    "Tell whether a boolean stands for a number, text for a number, or a number for a boolean."
     numbers = {int, float, bool, NoneType}
     found = {type(scalar) for scalar in scalars_in(value)}
     return Any not in kinds and ((bool in found and bool not in kinds)
@@ -230,13 +231,17 @@ class Section(BaseModel):
 
 
 class ModelConfig(Section):
-    "What every model's section has; a family sub-classes it and registers the sub-class."
+    "Section of a model; a family sub-classes it and registers the sub-class."
     type: str  # a name in the registry of models
 
 
 class DataConfig(Section):
-    "What every kind of data's section has; a kind sub-classes it and registers the sub-class."
+    "Section of data; a kind sub-classes it, says its `spec` and registers the sub-class."
     type: str  # a name in the registry of data
+
+    def spec(self) -> DesignSpec:
+        "Tell what is known of the designs before anything is opened: components, channels, size, names of conditions; attributes and classes where the section says them."
+        raise DataError(f"data.type: expected a kind of data that tells its components before it is opened, got {self.type}; open the data")
 
 # %% ../../nbs/core/03_config.ipynb #b7792c8a
 def section_inside(
@@ -258,7 +263,7 @@ def keys_inside(
     name: str,          # of a section
     values: dict | None, # what it holds
 ) -> dict[str, list[str]]:  # the keys of the model sections inside, by their dotted names
-    "What may stand in sections inside a section, for near misses."
+    "List the keys of sections inside a section, for near misses."
     inside = {key: value for key, value in (values or {}).items() if isinstance(value, dict) and value.get("type") in models.names()}
     return {f"{name}.{key}": list((models.get(value["type"]).config or ModelConfig).model_fields) for key, value in inside.items()}
 
@@ -266,10 +271,19 @@ def keys_inside(
 Fraction = Annotated[float, Field(gt=0, lt=1)]  # strictly between 0 and 1
 
 
+def each_once(
+    names: tuple[str, ...],  # of a field, as a validator gets them
+) -> tuple[str, ...]:
+    "Refuse a name that comes twice, with a `ValueError`."
+    for name in names:
+        if names.count(name) > 1: raise ValueError(f"should name each once, but {name!r} comes {names.count(name)} times")
+    return names
+
+
 def device_name(
     name: str,  # as torch names devices, or "auto"
 ) -> str:
-    "The name, or a `ValueError`; whether the machine has the device is found out when it is used."
+    "Check the name of a device; whether the machine has it is found out when it is used."
     if re.fullmatch(r"auto|(cpu|cuda|mps|xpu)(:[0-9]+)?", name): return name
     raise ValueError("should be auto, cpu, cuda, mps or xpu, with a number where there are several, such as cuda:1")
 
@@ -291,7 +305,7 @@ class OptimizerConfig(Section):
 
 
 class TrainingConfig(Section):
-    "How the learner trains, whatever the model."
+    "Section of the learner, the same for every model."
     epochs: NonNegativeInt = 100                   # passes through the training split; 0 only builds and evaluates
     batch_size: PositiveInt = 128                  # designs a forward pass
     validation_batch_size: PositiveInt | None = None   # None = batch_size
@@ -327,7 +341,7 @@ class TrainingConfig(Section):
 
 # %% ../../nbs/core/03_config.ipynb #58693b86
 class TrackingConfig(Section):
-    "Where metrics go beside `metrics.jsonl`."
+    "Section of the trackers, which take metrics beside `metrics.jsonl`."
     tensorboard: bool = False                      # event files in the run folder
     wandb: bool = False                            # Weights & Biases
     wandb_project: Annotated[str, Field(min_length=1)] = "epuredgm"
@@ -359,7 +373,7 @@ class SamplingConfig(Section):
 
 # %% ../../nbs/core/03_config.ipynb #6e407d89
 class Config(Section):
-    "Everything a run is decided by."
+    "Configuration of a run: everything that decides it."
     model: SerializeAsAny[ModelConfig]            # of the class that the model registered
     data: SerializeAsAny[DataConfig]              # of the class that the kind of data registered
     training: TrainingConfig = TrainingConfig()
@@ -384,7 +398,7 @@ SENTENCES = {  # pydantic's kind of error → what to say; {…} from the error'
 def sentence_of(
     error: dict,  # one of pydantic's
 ) -> str:         # such as "should be greater than 0"
-    "What is wrong, in the product's words."
+    "Describe an error of pydantic in the product's words."
     context = {key: f"{value:g}" if isinstance(value, float) else value for key, value in error.get("ctx", {}).items()}
     if error["type"] in ("value_error", "assertion_error"): return str(context.get("error", error["msg"]))
     if error["type"] in SENTENCES: return SENTENCES[error["type"]].format(**context)
@@ -394,7 +408,7 @@ def sentence_of(
 def got(
     error: dict,
 ) -> str:         # such as " (got -1)"
-    "What was there, and a near miss where a word was expected."
+    "Quote the value, with a near miss where a word was expected."
     if error["type"] == "missing" and isinstance(error["input"], dict): return ""
     if error["type"] == "value_error" and isinstance(error["input"], dict): return ""
     near = near_miss(error["input"], re.findall(r"'([^']*)'", error["ctx"]["expected"])) if error["type"] == "literal_error" else ""
@@ -430,7 +444,7 @@ def dotted_key(
     key: str,      # with a dot, as it stands in the file
     values: dict,  # the section that holds it
 ) -> str:
-    "What to say about a key written as on the command line: in a file it would be a key of its own."
+    "Explain a key written as on the command line: in a file it would be a key of its own."
     *sections, last = key.split(".")
     nested = f"{': {'.join(sections)}: {{{last}: {shown(values.get(key), 20)}{'}' * len(sections)}"
     return f"there is no such key, write it as a section, {nested}"
@@ -440,7 +454,7 @@ def unknown_key(
     key: str,                       # dotted
     allowed: dict[str, list[str]],  # the keys of every section; "" holds the top level's
 ) -> str:
-    "What to say about a key that nobody knows."
+    "Explain a key that nobody knows."
     section, _, name = key.rpartition(".")
     own = allowed.get(section, [])
     elsewhere = [f"{other}.{name}".lstrip(".") for other, keys in allowed.items() if name in keys and other != section]
@@ -511,12 +525,13 @@ def cross_checks(
     draft: Draft,
     config: "Config",  # every section of it is valid
 ) -> None:
-    "Notes what is wrong between sections."
-    components = getattr(config.data, "component_dirs", None)
-    for name in ("source_component", "target_component", "mask_component"):
-        value = getattr(config.sampling, name)
-        if components is None or value is None: continue
-        try: component_index(tuple(components), value)
+    "Note what is wrong between sections."
+    asked = {name: getattr(config.sampling, name) for name in ("source_component", "target_component", "mask_component")}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    try: spec = config.data.spec() if asked else None
+    except EpureError: return  # told when the data are opened
+    for name, value in asked.items():
+        try: spec.index(value)
         except DataError as error: draft.problem(draft.origins.get(f"sampling.{name}", f"sampling.{name}"), str(error))
 
 # %% ../../nbs/core/03_config.ipynb #58809d49

@@ -19,7 +19,7 @@ def lookup(
     values: dict,
     key: str,   # dotted
 ) -> Any:       # the value, or ABSENT
-    "What stands under a dotted key."
+    "Look up a dotted key."
     here: Any = values
     for part in key.split("."):
         if not isinstance(here, dict) or part not in here: return ABSENT
@@ -69,7 +69,7 @@ class Draft:
     def has(self, key: str) -> bool: return lookup(self.values, key) is not ABSENT
 
     def get(self, key: str, default: Any = None) -> Any:
-        "What stands at a dotted key, or the default."
+        "Look up a dotted key, with a default."
         value = lookup(self.values, key)
         return default if value is ABSENT else value
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 # %% ../../nbs/core/00_errors.ipynb #249982b0
 class EpureError(Exception):
-    "What a user can mend: its text says what came, what was expected and what to do."
+    "Base of errors that a user can mend: the text says what came, what was expected and what to do."
 
 
 class ConfigError(EpureError):

@@ -19,7 +19,7 @@ from .errors import ConfigError, near_miss, there_are
 def defined_as(
     build: Callable,   # a class, a function, a `partial` of one, or any object that can be called
 ) -> tuple[str, str]:  # module, qualified name
-    "Where a builder was defined; a `partial` is where its function was, an object where its class was."
+    "Locate the definition of a builder: of a `partial` its function's, of an object its class's."
     while isinstance(build, partial): build = build.func
     kind = build if hasattr(build, "__qualname__") else type(build)
     return kind.__module__, kind.__qualname__
@@ -27,7 +27,7 @@ def defined_as(
 # %% ../../nbs/core/02_registry.ipynb #43abd2f7
 @dataclass(frozen=True)
 class Entry:
-    "What a name stands for."
+    "Entry of the registry: a builder and its configuration."
     name: str              # the name proper, also where an alias was asked for
     build: Callable        # a model: (section, spec) → model; data: section → splits
     config: type | None    # the class that validates the section, None = nothing to configure
@@ -43,7 +43,7 @@ def keeps_name(
     old: Entry,   # holds the name
     new: Entry,   # wants it
 ) -> bool:        # True: the old one stays; False: the new one replaces it
-    "Whether a name stays with its holder, or a `ConfigError` where two different things want it."
+    "Decide whether a name stays with its holder; `ConfigError` where two different things want it."
     modules, names = zip(*(defined_as(entry.build) for entry in (old, new)))
     of_package = [module.startswith(package + ".") for module in modules]
     if names[0] != names[1] or (all(of_package) and modules[0] != modules[1]):

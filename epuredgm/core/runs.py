@@ -30,7 +30,7 @@ def not_written(
     path: Path,
     error: OSError,
 ) -> RunError:
-    "What to tell the user about a file that couldn't be written."
+    "Describe a file that couldn't be written."
     advice = {errno.ENOSPC: "free some space", errno.EDQUOT: "free some of your quota", errno.EFBIG: "raise the limit on file sizes"}
     what = advice.get(error.errno, "choose a folder that can be written")
     return RunError(f"{path} could not be written ({(error.strerror or str(error)).lower()}), what was there before is untouched, {what}")
@@ -213,7 +213,7 @@ MAY_CHANGE = ("run_dir", "tracking.*", "sampling.*", "data.cache_dir", "data.cac
 
 
 def may_change(key: str) -> bool:
-    "Whether a key may differ when a run is resumed."
+    "Tell whether a key may differ when a run is resumed."
     return key in MAY_CHANGE or f"{key.partition('.')[0]}.*" in MAY_CHANGE
 
 # %% ../../nbs/core/06_runs.ipynb #738a373c
@@ -250,7 +250,7 @@ class Records:
     def file(self,
         name: str,   # relative to the run, such as "pictures/first.png"
     ) -> Path:       # the folders above it exist
-        "Where a file of the run goes; a `RunError` for a name that leads out of it."
+        "Locate a file of the run; `RunError` for a name that leads out of it."
         path = path_inside(self.path, name)
         try: path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error: raise not_written(path.parent, error) from error
@@ -312,7 +312,7 @@ def checked_for_resume(
     path: Path,
     config: Config,
 ) -> dict:       # what differs and may
-    "What has changed since the run was started, or a `RunError` where that decides the weights."
+    "List what has changed since the run was started; `RunError` where that decides the weights."
     different = changes(read_mapping(path / "config.yaml"), config)
     forbidden = [f"{key} was {shown(before)} and is {shown(now)} now" for key, (before, now) in different.items() if not may_change(key)]
     if forbidden:

@@ -4,20 +4,19 @@
 
 # %% auto #0
 __all__ = ['PICTURE_KINDS', 'AttributesConfig', 'read_measures', 'measure_problem', 'measure_table', 'list_pictures',
-           'read_picture', 'stretched', 'picture_files', 'decode_pictures', 'drawn_order', 'table_split',
-           'split_pictures', 'attribute_scales', 'open_pictures', 'load_pictures', 'RunDataConfig', 'load_run_data']
+           'picture_array', 'stretched', 'picture_files', 'decode_pictures', 'drawn_order', 'table_split',
+           'split_pictures', 'attribute_scales', 'open_pictures', 'load_pictures', 'RunDataConfig', 'run_of',
+           'load_run_data']
 
 # %% ../../nbs/data/04_attributes.ipynb #c8bdb3ed
 import json
 import os
 from dataclasses import replace
-from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from ..core.config import DataConfig, Fraction
@@ -27,7 +26,7 @@ from ..core.runs import RunFolder
 from ..core.seeds import key_seed
 from ..core.spec import DesignSpec
 from .cache import BadPictures, PictureFiles, decoded
-from .decoding import PictureError, as_grey, resize
+from .decoding import PictureError, read_picture, resize
 from .designs import Designs, Splits, build_data, standardised
 from .folders import Name, stamp_of
 from .tables import SPLIT_OF, number_problem, read_table, refuse
@@ -58,11 +57,9 @@ class AttributesConfig(DataConfig):
     cache_dir: Name | None = None                   # of decoded pictures, None = $XDG_CACHE_HOME/epuredgm or ~/.cache/epuredgm
     verify: bool = False                            # compare the contents of files and cache at each opening, not sizes and times alone
 
-    @property
-    def component_dirs(self) -> tuple[str, ...]: return (self.component or Path(self.root_dir).name or "picture",)  # the one component
-
-    @property
-    def conditions(self) -> tuple[str, ...]: return ()  # measures are attributes, not conditions
+    def spec(self) -> DesignSpec:
+        "Tell the one component and its measures, which are attributes, not conditions; none where the first picture says them."
+        return DesignSpec((self.component or Path(self.root_dir).name or "picture",), self.channels, *self.image_size, attributes=self.attributes)
 
 # %% ../../nbs/data/04_attributes.ipynb #f3313a05
 def read_measures(
@@ -70,7 +67,7 @@ def read_measures(
     name_column: str = "filename",      # of a CSV
     filename_pattern: str = "{name}",   # of a CSV: the file of a name
 ) -> dict[str, dict[str, Any]]:         # file name → {metric: value as it stands}
-    "What was measured, unchecked value by value; raises DataError where the file is not such a mapping."
+    "Read a file of measures, unchecked value by value; `DataError` where it is no mapping of names to measures."
     path = Path(path).expanduser()
     if path.suffix.lower() == ".csv":
         table = read_table(path)
@@ -99,7 +96,7 @@ def measure_problem(
     values: dict | None,  # of a picture, None = it has none
     metric: str,          # its name
 ) -> str | None:          # None: it is a finite number
-    "What is wrong with a picture's value of a metric."
+    "Describe what is wrong with a picture's value of a metric."
     if values is None: return "is not in it"
     if metric not in values: return f"has no {metric}{near_miss(metric, values)}"
     value = values[metric]
@@ -153,30 +150,23 @@ def list_pictures(
     raise DataError(f"{folder}: there are no pictures ({listing(PICTURE_KINDS)}) in it{held}")
 
 # %% ../../nbs/data/04_attributes.ipynb #c0946cfe
-def read_picture(
-    file,                     # path or open file, of any format that Pillow reads
-    channels: int,            # 1 or 3
-    size: tuple[int, int],    # height, width in pixels
-    deep: bool = False,       # whether more than 8 bits a pixel may stand in it
-) -> np.ndarray:              # (channels, H, W): uint8, or float32 where the file has more than 8 bits
-    "A picture at a size; `PictureError` that completes a sentence beginning with its name."
-    try:
-        image = Image.open(file)
-        image.load()
-    except Exception as error:  # Pillow raises many kinds, and all of them mean the same to whoever owns the file
-        raise PictureError(f"can't be read as a picture ({error}): copy or write it again") from error
-    if channels == 3: return np.asarray(resize(image.convert("RGB"), size)).transpose(2, 0, 1)
-    if image.mode.startswith(("I", "F")):
-        if not deep: raise PictureError(f"has more than 8 bits a pixel (mode {image.mode}): save it with 8, or set data.local_normalization to true")
-        return np.asarray(resize(image.convert("F"), size), dtype=np.float32)[None]
-    if image.mode in ("RGB", "RGBA", "CMYK", "YCbCr"): raise PictureError("is in colour where grey was expected: convert it, or set data.channels to 3")
-    return np.asarray(resize(as_grey(image), size))[None]
+def picture_array(
+    data: bytes,                # a whole file, of any format that Pillow reads
+    config: "AttributesConfig", # says how many channels, which size, and whether each picture is stretched
+) -> np.ndarray:                # (channels, H, W) uint8
+    "Read a picture as models see it; `PictureError` says why it can't be used."
+    advice = {"colour": ", or set data.channels to 3", "deep": ", or set data.local_normalization to true"}
+    image = read_picture(data, "rgb" if config.channels == 3 else "grey", None, config.local_normalization, advice)
+    pixels = np.asarray(resize(image, config.image_size))
+    if not np.isfinite(pixels).all(): raise PictureError("has values that are no finite numbers: mend them")
+    pixels = pixels.transpose(2, 0, 1) if pixels.ndim == 3 else pixels[None]
+    return stretched(pixels) if config.local_normalization else pixels
 
 
 def stretched(
     pixels: np.ndarray,  # (…, channels, H, W) of any numbers
 ) -> np.ndarray:         # the same shape, uint8
-    "Each picture's own minimum as 0 and maximum as 255, over its channels together; a picture of one value becomes 0."
+    "Map each picture's minimum to 0 and maximum to 255, over its channels together; a picture of one value becomes 0."
     low, high = (end(pixels, axis=(-3, -2, -1), keepdims=True).astype(np.float32) for end in (np.min, np.max))
     return ((pixels - low) / np.where(high > low, high - low, 1) * 255).round().astype(np.uint8)
 
@@ -186,16 +176,12 @@ def picture_files(
     entries: list[os.DirEntry],   # of `list_pictures`
     root: Path,                   # where they are
 ) -> PictureFiles:
-    "What the cache needs to know of pictures, and how it reads those that are not grey PNG files or shall be stretched."
+    "Describe pictures to the cache, with a reader for those that are not grey PNG files or shall be stretched."
     paths, local = tuple(str(Path(entry.path).resolve()) for entry in entries), config.local_normalization
     plain = config.channels == 1 and not local and all(path.lower().endswith(".png") for path in paths)
     files = PictureFiles(root.name, f"pictures of {root}", paths, tuple(stamp_of(entry) for entry in entries), 1, config.image_size)
 
-    def read(data: bytes) -> np.ndarray:
-        picture = read_picture(BytesIO(data), config.channels, config.image_size, local)
-        return stretched(picture) if local else picture
-
-    return files if plain else replace(files, planes=config.channels, read=read, way=f"{config.channels} channels{', each picture stretched' * local}")
+    return files if plain else replace(files, planes=config.channels, read=lambda data: picture_array(data, config), way=f"{config.channels} channels{', each picture stretched' * local}")
 
 
 def decode_pictures(
@@ -240,7 +226,7 @@ def split_pictures(
     config: AttributesConfig,  # says how
     names: list[str],          # N file names
 ) -> np.ndarray:               # (N,) of "train", "val", "test" and "", which is left out by subset_size
-    "Which split each picture belongs to; raises DataError where one is empty."
+    "Assign each picture to a split; `DataError` where one is empty."
     order = drawn_order(names, config.seed)
     splits = np.full(len(names), "train", dtype="<U5") if config.split_path is None else table_split(config, names)
     if config.subset_size is not None: splits[order[config.subset_size:]] = ""
@@ -261,7 +247,7 @@ def attribute_scales(
     way: str | None,           # "standard", "min_max", None = none
     path: str | Path,          # of the measures, for messages
 ) -> dict:                     # name → {"mean", "std"}: what is subtracted, and what is divided by
-    "What normalising attributes needs; raises DataError for one that is constant."
+    "Compute the shift and scale of each attribute; `DataError` for one that is constant."
     if way is None: return {}
     low, high = values.min(0), values.max(0)
     constant = [name for name, a, b in zip(names, low, high) if not b > a]
@@ -284,8 +270,7 @@ def open_pictures(
         measures = read_measures(config.attributes_path, config.name_column, config.filename_pattern)
         table, metrics = measure_table(measures, names, config.attributes, config.attributes_path)
     elif measured and config.attributes: raise DataError("data.attributes names measures and data.attributes_path no file that has them, give it")
-    spec = DesignSpec(config.component_dirs, config.channels, *config.image_size)
-    return Designs(spec, decode_pictures(config, entries, folder, progress), names=names, attributes=table, attribute_names=metrics)
+    return Designs(config.spec(), decode_pictures(config, entries, folder, progress), names=names, attributes=table, attribute_names=metrics)
 
 # %% ../../nbs/data/04_attributes.ipynb #3d46cd4c
 @datasets.register("attributes", config=AttributesConfig)
@@ -315,6 +300,16 @@ class RunDataConfig(DataConfig):
     type: Literal["run"] = "run"
     run_dir: Name | None = None  # of that run; None where the context knows it, as a regression head does
 
+    def spec(self) -> DesignSpec: return DesignSpec.from_dict(run_of(self).read_json("design.json")["spec"])
+
+
+def run_of(
+    config: RunDataConfig,
+) -> RunFolder:
+    "Open the folder of the run whose data are meant."
+    if config.run_dir is None: raise DataError("data.run_dir is missing, give the folder of the run whose data are meant")
+    return RunFolder.open(config.run_dir)
+
 
 @datasets.register("run", config=RunDataConfig)
 def load_run_data(
@@ -322,6 +317,5 @@ def load_run_data(
     statistics: dict | None = None,  # None = those of the run
 ) -> Splits:
     "The data of a run; raises RunError where there is none, and DataError where its data are gone."
-    if config.run_dir is None: raise DataError("data.run_dir is missing, give the folder of the run whose data are meant")
-    run = RunFolder.open(config.run_dir)
+    run = run_of(config)
     return build_data(run.read_config().data, run.read_json("design.json")["statistics"] or None if statistics is None else statistics)

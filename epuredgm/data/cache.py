@@ -28,7 +28,7 @@ try: import fcntl
 except ImportError: fcntl = None  # no such locks outside POSIX: writing stays safe, work may be done twice
 
 # %% ../../nbs/data/00b_cache.ipynb #6fffbdb2
-CACHE_VERSION = 1  # raised whenever the same files would decode into other pixels
+CACHE_VERSION = 2  # raised whenever the same files would decode into other pixels
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def is_true(
     key: str,             # files.key
     images: np.ndarray,   # as `open_cache` gave them
 ) -> bool:
-    "Whether pixels and files are still those of the day of decoding."
+    "Tell whether pixels and files are still those of the day of decoding."
     try:
         manifest = json.loads((folder / f"{key}.json").read_bytes())
         if array_digest(images) != manifest["pixels"]: return False

@@ -45,7 +45,7 @@ class Batch:
 # %% ../../nbs/data/00_designs.ipynb #310f3248
 @runtime_checkable
 class DesignSet(Protocol):
-    "What the learner, a report and a map ask of a set of designs."
+    "Protocol of a set of designs: all that the learner, a report and a map ask of it."
     spec: DesignSpec            # names, planes and size; height and width are None where sizes differ
     names: list[str]            # N
     cond: Tensor | None         # (N, K) float32, as the model sees them
@@ -385,7 +385,7 @@ def in_units(
 # %% ../../nbs/data/00_designs.ipynb #33bea4f4
 @dataclass(frozen=True)
 class Knowledge:
-    "What is known of designs beyond their numbers; nothing, of most data."
+    "Facts known of designs beyond their numbers; none, of most data."
     mirror: Literal["left", "right"] | None = None       # edge of the picture that is the axis of half-sections
     units: dict[str, str] = field(default_factory=dict)  # condition, attribute or measure → what it is counted in
     measure: Callable[[Tensor], dict[str, Tensor]] | None = None  # (B, planes, H, W) → name → (B,), NaN where a picture can't be read

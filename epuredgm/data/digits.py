@@ -6,8 +6,9 @@
 __all__ = ['MEASURES', 'extent', 'measure_digits', 'DigitsConfig', 'measured_digits', 'load_digits']
 
 # %% ../../nbs/data/04a_digits.ipynb #1637aa88
+from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -59,12 +60,10 @@ class DigitsConfig(DataConfig):
     component: Name = "digit"               # what the one component is called
     seed: int = 0                           # of the split
 
-    @property
-    def component_dirs(self) -> tuple[str, ...]: return (self.component,)  # the one component
-
-    # What a model needs to know before anything is opened.
-    image_size: ClassVar[tuple[int, int]] = (DIGIT_SIDE, DIGIT_SIDE)
-    conditions: ClassVar[tuple[str, ...]] = ()
+    def spec(self) -> DesignSpec:
+        "Tell the one component and its measures; a CSV without named `attributes` says its own, and whether there are labels."
+        known = {"attributes": self.attributes or MEASURES, "classes": DIGITS} if self.images is None else {"attributes": self.attributes}
+        return DesignSpec((self.component,), 1, DIGIT_SIDE, DIGIT_SIDE, **known)
 
 
 def measured_digits(
@@ -78,7 +77,7 @@ def measured_digits(
         rows = {str(i): dict(zip(MEASURES, values)) | {"label": str(kind)} for i, (values, kind) in enumerate(zip(measure_digits(pictures).tolist(), kinds))}
     else:
         pictures, table, source = read_idx(config.images), read_table(Path(config.attributes_path).expanduser()), config.attributes_path
-        if pictures.ndim != 3 or pictures.shape[1:] != DigitsConfig.image_size:
+        if pictures.ndim != 3 or pictures.shape[1:] != (DIGIT_SIDE, DIGIT_SIDE):
             raise DataError(f"{config.images}: pictures of {DIGIT_SIDE}×{DIGIT_SIDE} pixels are expected (got an array of shape {pictures.shape})")
         rows = {name: dict(zip(table.header, row)) for name, row in zip(table.column("index", "a file of measured digits"), table.rows)}
     wrong = [f"index {name!r} is none of the {len(pictures)} pictures" for name in rows if not name.isdigit() or int(name) >= len(pictures)]
@@ -103,7 +102,7 @@ def load_digits(
     left = len(names) - held
     if left < 1 or (config.n or 1) > left:
         raise DataError(f"data.n, n_val and n_test ask for {held + (config.n or 1)} digits, there are {len(names)}: lower one of them")
-    spec = DesignSpec(config.component_dirs, height=DIGIT_SIDE, width=DIGIT_SIDE, classes=DIGITS)
+    spec = replace(config.spec(), classes=DIGITS)
     digits = Designs(spec, torch.from_numpy(np.ascontiguousarray(pictures[:, None])), names=names, attributes=values, attribute_names=metrics, labels=labels)
     parts = {"test": order[:config.n_test], "val": order[config.n_test:held], "train": order[held:][:config.n]}
     source = config.attributes_path or "scikit-learn's digits, measured on their pixels"

@@ -24,7 +24,7 @@ from PIL import Image
 from pydantic import Field, PositiveInt, field_validator
 from torch import Tensor
 
-from ..core.config import DataConfig, Fraction
+from ..core.config import DataConfig, Fraction, each_once
 from ..core.errors import DataError, listing, near_miss
 from ..core.registry import datasets
 from ..core.runs import atomic_write
@@ -37,7 +37,7 @@ from .tables import Table, class_names, column_split, hashed_split, is_file_name
 def checked_pattern(
     pattern: str,  # such as "{prefix}_{component}.png"
 ) -> str:
-    "The pattern, or a `ValueError` where it can't name one PNG file of one design in its component's folder."
+    "Check that a pattern names one PNG file of one design in its component's folder."
     try: fields = [part[1:] for part in string.Formatter().parse(pattern) if part[1] is not None]
     except ValueError: fields = []
     plain = fields and all(field in (("prefix", "", None), ("component", "", None)) for field in fields)
@@ -50,11 +50,10 @@ def checked_pattern(
 def checked_components(
     names: tuple[str, ...],  # of components
 ) -> tuple[str, ...]:
-    "The names, or a `ValueError` where one is no folder's name or comes twice."
+    "Check that components are names of folders, each once."
     for name in names:
         if not is_file_name(name): raise ValueError(f"should be names of folders in data.root_dir, which {name!r} can't be")
-        if names.count(name) > 1: raise ValueError(f"should name each component once, but {name!r} comes {names.count(name)} times")
-    return names
+    return each_once(names)
 
 
 Name = Annotated[str, Field(min_length=1)]
@@ -79,6 +78,8 @@ class FolderConfig(DataConfig):
     cache_dir: Name | None = None                            # of decoded pictures, None = $XDG_CACHE_HOME/epuredgm or ~/.cache/epuredgm
     verify: bool = False                                     # compare the contents of files and cache at each opening, not sizes and times alone
 
+    def spec(self) -> DesignSpec: return DesignSpec(self.component_dirs, 1, *self.image_size, self.condition_columns, self.attribute_columns)  # classes: the table knows
+
     @field_validator("filename_pattern")
     @classmethod
     def pattern_names_a_file(cls, value): return checked_pattern(value)
@@ -89,11 +90,7 @@ class FolderConfig(DataConfig):
 
     @field_validator("condition_columns", "attribute_columns")
     @classmethod
-    def columns_differ(cls, value):
-        "The names, or a `ValueError` where one comes twice."
-        twice = [name for name in value if value.count(name) > 1]
-        if twice: raise ValueError(f"should name each column once, but {twice[0]!r} comes {len(twice)} times")
-        return value
+    def columns_differ(cls, value): return each_once(value)
 
 # %% ../../nbs/data/01_folders.ipynb #f62d4281
 def root_of(
@@ -126,7 +123,7 @@ def component_listing(
     root: Path,               # holds a folder for each component
     component: str,           # its name
 ) -> dict[str, os.DirEntry]:  # by file name
-    "What a component's folder holds, or a `DataError` that names what stands near it."
+    "List a component's folder; `DataError` names what stands near one that isn't there."
     try:
         with os.scandir(root / component) as entries: held = {entry.name: entry for entry in entries}
         # Some systems keep an é as an e and an accent, where a table has one letter: a file answers to its composed name too.
@@ -143,7 +140,7 @@ def component_listing(
 def stamp_of(
     entry: os.DirEntry | None,  # None = there is no such file
 ) -> str:                       # size and time of change in nanoseconds; "" where there is no file
-    "What changes when a file does."
+    "Stamp a file with its size and time of change."
     if entry is None: return ""
     try: facts = entry.stat()
     except OSError: return ""   # a link to nowhere
@@ -271,7 +268,7 @@ def read_rows(
     config: FolderConfig,                  # names the table and its columns
     conditions: bool = True,               # whether the condition columns are read
 ) -> tuple[Table, list[str], np.ndarray]:  # the table, N prefixes, (N, K) numbers in the table's units
-    "What the table says of each design, or a `DataError`."
+    "Read the table: a prefix and the conditions of each design."
     table = read_table(table_path(config))
     return table, prefixes_of(table, config.prefix_column), numbers_of(table, config.condition_columns if conditions else ())
 
@@ -418,7 +415,7 @@ def checked_presence(
     n: int,                               # how many designs
     spec: DesignSpec,                     # says how many components
 ) -> np.ndarray:                          # (n, C) bool
-    "Which components are written, or a `DataError`."
+    "Check which components are to be written."
     if available is None: return np.ones((n, spec.n_components), bool)
     available = np.asarray(available.cpu() if isinstance(available, Tensor) else available)
     if available.dtype != bool or available.shape != (n, spec.n_components):
@@ -433,7 +430,7 @@ def checked_columns(
     prefix_column: str,            # holds the names
     n: int,                        # how many designs
 ) -> dict[str, list]:              # by name, of n values each
-    "What the table says beside the names, or a `DataError`."
+    "Check the columns that the table has beside the names."
     if prefix_column in columns:
         raise DataError(f"the column {prefix_column!r} holds the names of the designs, give names, or another prefix_column")
     for name, values in columns.items():

@@ -81,7 +81,7 @@ def box_of(
 # %% ../../nbs/data/05_layout_trees.ipynb #c20b7bf1
 @dataclass(frozen=True)
 class PageLayout:
-    "How a format writes a page."
+    "Layout of a page in one of the file formats."
     root: Any        # the first node
     page: tuple      # left, top, width, height of the page, as the file says them
     box: str         # key of a node's box
@@ -92,7 +92,7 @@ class PageLayout:
 def layout_of(
     value: Any,  # what a JSON file held
 ) -> PageLayout:
-    "Which format a value has, or a `DataError`."
+    "Recognise the format of a value; `DataError` for none that is known."
     if isinstance(value, dict) and isinstance(value.get("activity"), dict): value = value["activity"].get("root")
     if isinstance(value, dict) and "r" in value: return PageLayout(value["r"], (0, 0, value.get("w"), value.get("h")), "b", "c", False)
     if isinstance(value, dict) and "bounds" in value:
@@ -137,7 +137,7 @@ def page_size(
 def kind_of(
     node: dict,  # as a file has it
 ) -> str:  # "" where nothing says it
-    "What a node is, in the words of its file."
+    "Read the kind of a node, in the words of its file."
     words = (node.get(key) for key in ("type", "componentLabel", "class"))
     return next((word for word in words if isinstance(word, str)), "")
 
@@ -174,7 +174,7 @@ TOKEN = re.compile(r'\s*([\[\]{},:]|"(?:[^"\\]|\\.)*"|[^\s\[\]{},:"]+)')
 def parse_deep(
     text: str,  # JSON
 ) -> Any:
-    "What a JSON text stands for, however deep it is; `ValueError` where it is no JSON."
+    "Parse JSON of any depth; `ValueError` where it is no JSON."
     opened, names, wants, at = [[]], [], "value", 0
     def put(value):
         if isinstance(opened[-1], list): opened[-1].append(value)
@@ -244,7 +244,7 @@ class Cells:
 def count_layers(
     tree: LayoutTree,
 ) -> Cells:  # int32
-    "How many nodes lie on each place of the page."
+    "Count the nodes that lie on each place of the page."
     left, top, right, bottom = pixel_boxes(tree).T
     columns, rows = np.unique(np.r_[0, tree.width, left, right]), np.unique(np.r_[0, tree.height, top, bottom])
     left, right, top, bottom = *(np.searchsorted(columns, x) for x in (left, right)), *(np.searchsorted(rows, y) for y in (top, bottom))

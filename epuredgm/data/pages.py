@@ -110,7 +110,7 @@ def row(page, parent, box, picture=1.0):
 
 # %% ../../nbs/data/07_pages.ipynb #a1a6aa9a
 def columns_of(page, box, wish, least=150):
-    "How many columns fit, at most the wish."
+    "Count the columns that fit, at most the wish."
     return max(1, min(wish, int((box[2] - box[0]) // least)))
 
 

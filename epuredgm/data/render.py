@@ -118,7 +118,7 @@ def write_whole(
 def left_out(
     tree: LayoutTree | None,
 ) -> str:          # "" where nothing is
-    "Which nodes of the file a tree lacks."
+    "Describe the nodes of the file that a tree lacks."
     counts = {} if tree is None else tree.left_out
     return ", ".join(f"{count} node{'s' * (count != 1)} with {what} left out" for what, count in counts.items())
 
@@ -195,7 +195,7 @@ def page_jobs(
 
 # %% ../../nbs/data/06_render.ipynb #b54165dd
 def begin_worker() -> None:
-    "What a process that renders does first."
+    "Prepare a process that renders."
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     def end_with_parent():
         multiprocessing.parent_process().join()
@@ -230,7 +230,7 @@ def in_processes(
 # %% ../../nbs/data/06_render.ipynb #12bcbdc1
 @dataclass
 class RenderReport:
-    "What became of the pages of a folder."
+    "Outcome of rendering a folder."
     out: Path  # where the pictures are
     rendered: int = 0   # pages painted now
     unchanged: int = 0  # pages whose pictures were there

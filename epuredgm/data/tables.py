@@ -55,7 +55,7 @@ def column_position(
     name: str,     # of the column
     key: str,      # which configuration key asks for it
 ) -> int:
-    "Where a column stands, or a `DataError` that says what there is."
+    "Find a column; `DataError` says what there is."
     if table.header.count(name) == 1: return table.header.index(name)
     if name in table.header:
         raise DataError(f"{table.path}: the column {name!r} is there {table.header.count(name)} times, rename or remove all but the one meant")
@@ -108,7 +108,7 @@ def read_table(
 def is_file_name(
     text: str,  # a prefix, a component's name or a pattern
 ) -> bool:
-    "Whether a text names a file in a folder, not somewhere else, and prints on one line."
+    "Tell whether a text names a file in a folder, not somewhere else, and prints on one line."
     return text not in ("", ".", "..") and text.isprintable() and not set(text) & {"/", "\\"}
 
 # %% ../../nbs/data/00c_tables.ipynb #8b8f48b4
@@ -132,7 +132,7 @@ def prefixes_of(
 def number_problem(
     text: str,    # a field, without the spaces around it
 ) -> str | None:  # None: it is a finite number that float32 can hold
-    "What is wrong with a field that should hold a number."
+    "Describe what is wrong with a field that should hold a number."
     if not text: return "is empty where a number was expected, fill it in or remove the row"
     try: value = float(text)
     except ValueError:

@@ -21,11 +21,11 @@ from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import AfterValidator, Field, PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..core.config import DataConfig
+from ..core.config import DataConfig, each_once
 from ..core.errors import DataError, near_miss, there_are
 from ..core.registry import datasets
 from ..core.seeds import key_seed
@@ -163,7 +163,7 @@ def sidewall_line(
 # %% ../../nbs/data/02_toy_epures.ipynb #80d55ff5
 @dataclass(frozen=True)
 class Fields:
-    "What the components are drawn from, on the pixels' centres, in u."
+    "Fields that the components are drawn from, on the pixels' centres, in u."
     x: np.ndarray       # (1, 1, W) from the axis
     y: np.ndarray       # (1, H, 1) from the bottom
     below: np.ndarray   # (n, H, 1) bool, below the bead wire's centre
@@ -346,7 +346,7 @@ def ink_of(
 def outline_of(
     clean: Tensor,  # (B, 5, H, W) without haze
 ) -> Tensor:        # (B, H, W) in [0, 1]
-    "What any component covers, with edges sharpened around half-inked."
+    "Outline of the union of all components, with edges sharpened around half-inked."
     return ((clean.amax(1) - 0.2)/0.6).clamp(0, 1)
 
 # %% ../../nbs/data/02_toy_epures.ipynb #a961e143
@@ -372,7 +372,7 @@ def fall(
     up: Tensor,      # (H,) y
     edge: Tensor,    # (B,) x
 ) -> Tensor:         # (B,)
-    "How far a curved band falls from the axis to an edge: least squares of y on x², weighted by ink."
+    "Drop of a curved band from the axis to an edge: least squares of y on x², weighted by ink."
     columns, square = ink.sum(1), across**2
     spread = square - centre(columns, square)[:, None]
     height = (ink*up[:, None]).sum(1) - columns*centre(ink.sum(2), up)[:, None]
@@ -460,7 +460,7 @@ def completion_ceiling(
     redraws: int = 8,                 # per design, to estimate the variance; at least 2
     seed: int = 0,                    # of the redrawing
 ) -> dict[str, dict[str, float]]:     # component or "pooled" → mean_ratio, sample_ratio
-    "How many times nearer than the mean picture a completion from the other four components can be."
+    "Estimate the best error reduction, against the mean picture, of a completion from the other four components."
     if redraws < 2: raise DataError(f"the variance of completions needs at least 2 redraws of a design (got {redraws})")
     if completions is not None and completions < 1: raise DataError(f"the mean of completions needs at least 1 of them (got {completions})")
     parameters, mean = np.asarray(parameters, np.float64), np.asarray(mean, np.float32)
@@ -497,17 +497,9 @@ class ToyEpuresConfig(DataConfig):
     n_val: PositiveInt = 1000                       # held out, of a stream of their own
     seed: int = 0                                   # of the set
     image_size: tuple[Annotated[int, Field(ge=32)], Annotated[int, Field(ge=16)]] = UNITS  # height, width in pixels
-    conditions: tuple[Condition, ...] = PERFORMANCES
+    conditions: Annotated[tuple[Condition, ...], AfterValidator(each_once)] = PERFORMANCES
 
-    @property
-    def component_dirs(self) -> tuple[str, ...]: return COMPONENTS  # as a folder of épures has them
-
-    @field_validator("conditions")
-    @classmethod
-    def conditions_differ(cls, value):
-        twice = [name for name in value if value.count(name) > 1]
-        if twice: raise ValueError(f"should name each condition once, but {twice[0]!r} comes {len(twice)} times")
-        return value
+    def spec(self) -> DesignSpec: return DesignSpec(COMPONENTS, 1, *self.image_size, self.conditions, tuple(p.name for p in PARAMETERS))
 
 # %% ../../nbs/data/02_toy_epures.ipynb #5625c78d
 def toy_designs(
@@ -516,15 +508,14 @@ def toy_designs(
     stream: str,         # "train" or "val"
     statistics: dict,    # of the conditions
 ) -> Designs:
-    "Designs with their conditions, measured on their pictures, and their parameters as attributes."
+    "Draw designs with their conditions, measured on the pictures, and their parameters as attributes."
     parameters = sample_parameters(n, config.seed, stream)
     pixels = torch.from_numpy(draw(parameters, config.image_size))
     measured = measure(pixels) if config.conditions else {}
     cond = torch.stack([measured[name] for name in config.conditions], 1).numpy() if config.conditions else None
-    spec = DesignSpec(COMPONENTS, height=config.image_size[0], width=config.image_size[1], conditions=config.conditions)
-    names = [f"{stream}_{i:05d}" for i in range(n)]
+    spec, names = config.spec(), [f"{stream}_{i:05d}" for i in range(n)]
     return Designs(spec, pixels, None if cond is None else standardised(cond, config.conditions, statistics), names=names,
-                   attributes=parameters.astype(np.float32), attribute_names=[p.name for p in PARAMETERS])
+                   attributes=parameters.astype(np.float32), attribute_names=spec.attributes)
 
 
 KNOWLEDGE = Knowledge(

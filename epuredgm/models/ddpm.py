@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DDPMConfig', 'DDPM', 'build_ddpm']
 
-# %% ../../nbs/models/08_ddpm.ipynb #0f591dde
+# %% ../../nbs/models/08_ddpm.ipynb #5d79aa84
 from typing import Literal
 
 from pydantic import Field
@@ -16,7 +16,7 @@ from ..core.registry import models
 from ..core.spec import DesignSpec
 from .denoising import DenoiserConfig, DenoisingModel
 
-# %% ../../nbs/models/08_ddpm.ipynb #b582d1c3
+# %% ../../nbs/models/08_ddpm.ipynb #fe039d1a
 class DDPMConfig(DenoiserConfig):
     "The `model` section of a DDPM."
 

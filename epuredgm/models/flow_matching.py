@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FlowMatchingConfig', 'FlowMatching', 'build_flow_matching']
 
-# %% ../../nbs/models/09_flow_matching.ipynb #e2de3857
+# %% ../../nbs/models/09_flow_matching.ipynb #1ae65223
 from typing import Literal
 
 import torch
@@ -16,7 +16,7 @@ from ..core.registry import models
 from ..core.spec import DesignSpec
 from .denoising import DenoiserConfig, DenoisingModel
 
-# %% ../../nbs/models/09_flow_matching.ipynb #75fc0257
+# %% ../../nbs/models/09_flow_matching.ipynb #f7654fa1
 class FlowMatchingConfig(DenoiserConfig):
     "The `model` section of a flow-matching model."
 

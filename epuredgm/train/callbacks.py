@@ -340,7 +340,7 @@ class ReconstructionPictures(Callback):
 
 
 class LatentMap(Callback):
-    "Map up to 1,000 validation designs by t-SNE of their latents, coloured by the first attribute, when the training ends."
+    "Map up to 1,000 validation designs by t-SNE of their latents, coloured by class or by the first attribute, when the training ends."
 
     def __init__(self, trackers: Trackers, designs: Designs):  # held out
         self.trackers, self.designs = trackers, designs
@@ -349,10 +349,10 @@ class LatentMap(Callback):
         if state.interrupted or len(self.designs) < 5: return
         designs = self.designs.subset(range(min(1000, len(self.designs))))
         posterior = encode_designs(state.evaluated.eval(), designs, state.training.validation_batch_size or state.training.batch_size, state.device, diagonal=True)
-        name = next(iter(designs.attribute_names), "")
-        values = designs.attributes[:, 0].cpu().numpy() if name else None
+        name = "class" if designs.labels is not None else next(iter(designs.spec.attributes), "")
+        values = designs.labels if designs.labels is not None else designs.attributes[:, 0] if name else None
         figure = blank_figure(640, 480)
-        draw_points(figure, tsne(posterior.mean), values, name, getattr(designs, "label_names", ())).set_title("latents, by t-SNE", fontsize=10, loc="left")
+        draw_points(figure, tsne(posterior.mean), None if values is None else values.cpu().numpy(), name, designs.spec.classes).set_title("latents, by t-SNE", fontsize=10, loc="left")
         self.trackers.pictures(LATENT_MAP, [pixels_of(figure)], state.position.step, state.position.epoch)
 
 # %% ../../nbs/train/09_callbacks.ipynb #93d94f7f
