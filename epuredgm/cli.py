@@ -285,18 +285,18 @@ def evaluate_command(
     all_metrics: Annotated[bool, typer.Option("--all", help="Print every metric, not only the main ones.")] = False,
     mirror: Annotated[Literal["left", "right", "none"] | None, typer.Option(help="The edge that is the axis of half-sections, on pictures.", show_default=False)] = None,
     trees: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Layout trees of the pages, for a run on pages; those of data.trees otherwise.", show_default=False)] = None,
+    draws: Annotated[int | None, typer.Option(min=1, help="Budget of samples and completions, split over the sections; all that ten minutes allow otherwise.", show_default=False)] = None,
+    sections: Annotated[str | None, typer.Option(metavar="NAME,…", help="Sections of the report, with commas; all that apply otherwise.", show_default=False)] = None,
 ) -> None:
     "Measure a run on designs that it has not seen."
-    from epuredgm.evaluate.page_report import PAGE_HEADLINES, evaluate_pages
-    from epuredgm.evaluate.report import HEADLINES, evaluate, metrics_table
+    from epuredgm.evaluate.report import evaluate, metrics_table
     from epuredgm.explore.samples import shown_mirror
     from epuredgm.train.run import load_run
     loaded = load_run(run, int(checkpoint) if checkpoint.isdigit() else checkpoint)
-    of_pages, shown = trees is not None or loaded.spec.height is None, sys.stderr.isatty()
-    if of_pages and (data or coherence): raise EpureError("a run on pages is measured on its own held-out pages and without classifiers: leave --data and --coherence out")
-    if of_pages: report = evaluate_pages(loaded, trees, n=n, seed=seed, progress=shown)
-    else: report = evaluate(loaded, data, n=n, seed=seed, mirror=shown_mirror(loaded, mirror), classifiers=coherence, features=features, progress=shown)
-    typer.echo(metrics_table(report, ("*",) if all_metrics else PAGE_HEADLINES if of_pages else HEADLINES))
+    asked = None if sections is None else [name.strip() for name in sections.split(",")]
+    report = evaluate(loaded, data, n=n, seed=seed, mirror=shown_mirror(loaded, mirror), classifiers=coherence, features=features, trees=trees,
+                      draws=draws, sections=asked, progress=sys.stderr.isatty())
+    typer.echo(metrics_table(report, ("*",) if all_metrics else None))
     typer.echo("\n" + "\n".join(f"{name}: {run / file}" for name, file in report["files"].items()))
 
 # %% ../nbs/cli.ipynb #f2a76bd3

@@ -43,7 +43,7 @@ def measured_conditions(
     names: Sequence[str],    # what to read, each a key of what measure gives
     batch_size: int = 500,   # designs at a time
 ) -> Tensor:                 # (N, K) in units, on the processor
-    "What the pictures show."
+    "Measure conditions in pictures."
     parts = []
     for chunk in x.split(batch_size):
         found = measure(chunk)
@@ -84,7 +84,7 @@ def fidelity_scores(
     real: tuple[Tensor, Tensor] | None = None,  # known and measured conditions of real designs, (m, K) each: the ceiling
     seed: int = 0,           # of the bootstrap
 ) -> dict[str, dict[str, Score]]:  # condition → correlation, error, bias, unmeasured
-    "How well the designs drawn show the conditions asked, beside how well real designs show theirs."
+    "Score how well samples show the conditions asked, with real designs as the ceiling."
     random, scores = make_generator(seed, "evaluate", "conditions"), {}
     kinds = {"correlation": (correlation_of, "higher"), "error": (lambda n, *sums: sums[-1] / n, "lower"), "bias": (lambda n, *sums: sums[-2] / n, "")}
     for k, name in enumerate(names):
@@ -107,7 +107,7 @@ def fidelity_figure(
     names: Sequence[str],                       # of the conditions
     shown: int = 1000,                          # points drawn in a panel, at most
 ):                                              # a matplotlib Figure
-    "Measured against asked, one column a condition, one row a way of drawing; the line is perfect obedience."
+    "Plot measured against asked conditions, one column a condition, one row a sampler; on the line they agree."
     figure = plot_figure(0.6 + 2.1 * len(names), 0.5 + 1.9 * len(results))
     panels = figure.subplots(len(results), len(names), squeeze=False, sharex="col", sharey="col")
     colours = iter(PALETTE)

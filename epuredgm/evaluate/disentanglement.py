@@ -25,7 +25,7 @@ def binned(
     values: Tensor,  # (N, K)
     bins: int = 20,  # of equal width, from the least to the greatest value of a column
 ) -> Tensor:         # (N, K) int64 in [0, bins); a column of at most `bins` whole numbers keeps its classes
-    "Numbers of bins."
+    "Bin the columns of a table."
     low, high = values.amin(0), values.amax(0)
     width = torch.where(high > low, (high - low) / bins, 1.0)
     found = ((values - low) / width).long().clamp(0, bins - 1)
@@ -66,7 +66,7 @@ def mutual_information_gaps(
 def modularities(
     information: Tensor,  # (D, A) nats
 ) -> Tensor:              # (D,) in [0, 1]; NaN where there is one attribute
-    "How alone an attribute is in a dimension, Ridgeway & Mozer 2018, section 3."
+    "Modularity: the lead of a dimension's strongest attribute over its others, Ridgeway & Mozer 2018, section 3."
     most = information.amax(1)
     others = information.square().sum(1) - most.square()
     share = 1 - others / (most.square() * (information.shape[1] - 1))
@@ -126,7 +126,7 @@ def predictability(
     attributes: Tensor,  # (N, A)
     guesses: dict[int, Tensor],  # discrete attribute → (N, D) classes guessed
 ) -> Tensor:             # (D, A) in [0, 1]
-    "How well each dimension alone tells each attribute: SAP's scores."
+    "Predict each attribute from each dimension alone: SAP's scores."
     told = correlations(codes, attributes).square()
     for k, guessed in guesses.items(): told[:, k] = accuracies_above_chance(guessed, attributes[:, k])
     return told
@@ -202,7 +202,7 @@ def with_attributes(
     attributes: Tensor,    # (N, A)
     names: Sequence[str],  # A
 ) -> tuple[Tensor, Tensor, list[str]]:  # the same of designs that have all attributes that vary
-    "What can be asked; DataError where that is nothing."
+    "Keep attributes that vary, and designs that have them all; DataError where nothing is left."
     varied = [k for k, column in enumerate(attributes.T) if len(column[~column.isnan()].unique()) > 1]
     if not varied: raise DataError(f"none of the attributes varies over these {len(codes)} designs, so no dimension can be held against one: give designs that differ")
     complete = ~attributes[:, varied].isnan().any(1)

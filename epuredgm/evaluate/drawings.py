@@ -42,7 +42,7 @@ def drawn_ink(
     spec: DesignSpec,    # which planes are which component
     thresholds: Tensor,  # (C,)
 ) -> Tensor:             # (N, C, H, W) bool
-    "Where each component is drawn."
+    "Mask of each component's ink."
     return spec.split(x).amax(2) > thresholds.to(x.device)[:, None, None]
 
 # %% ../../nbs/evaluate/04_drawings.ipynb #b290e22d
@@ -106,7 +106,7 @@ def sliced_wasserstein(
 # %% ../../nbs/evaluate/04_drawings.ipynb #d9b8fc60
 @dataclass(frozen=True)
 class DrawingMeasures:
-    "What the study metrics look at, of N designs."
+    "Centroids, pieces and overlaps of N designs."
     centroids: Tensor  # (N, C, 2) pixels
     pieces: Tensor     # (N, C)
     overlaps: Tensor   # (N, pairs)
@@ -228,7 +228,7 @@ def copying_scores(
     held_out: Tensor,  # (M,) the same of held-out designs
     seed: int = 0,     # of the bootstrap
 ) -> dict[str, Score]: # "distance" and "copying_share"
-    "How near samples lie to the training set, held-out designs being the reference."
+    "Score distances to the training set and memorisation, with held-out designs as the reference."
     random = make_generator(seed, "evaluate", "copying")
     limit = torch.quantile(held_out, 0.05)
     return {

@@ -16,7 +16,7 @@ from ..core.seeds import generator as make_generator
 from ..core.spec import DesignSpec
 from ..data.designs import Designs
 from ..models.contract import count_parameters, in_eval_mode
-from .completion import completion_errors, completion_scores
+from .completion import completion_scores, draw_completions, error_looks
 from .scores import Score, text_table
 from ..plot.figures import plot_figure
 
@@ -29,9 +29,10 @@ def pair_scores(
     seed: int = 0,      # of completions and bootstrap
 ) -> dict[str, dict[str, dict[str, Score]]]:  # "pairs" and "others" → "target from source" or "pooled" → mean_ratio, sample_ratio, spread
     "Completion of every component from each other one, and from all others, without conditions."
-    C, names, alone = designs.spec.n_components, designs.spec.components, torch.eye(designs.spec.n_components, dtype=torch.bool)
-    each = [completion_errors(run, designs, alone[source], baseline, n, seed=seed) for source in range(C)]
-    rest = [completion_errors(run, designs, ~alone[target], baseline, n, seed=seed) for target in range(C)]
+    C, names, looks = designs.spec.n_components, designs.spec.components, error_looks(designs.spec, baseline, n=n)
+    errors = dict(zip((look.shown for look in looks), draw_completions(run, designs, looks, seed)))
+    each = [errors[source,] for source in range(C)]
+    rest = [errors[tuple(c for c in range(C) if c != target)] for target in range(C)]
     columns = {"pairs": [(f"{names[target]} from {names[source]}", each[source], target) for source in range(C) for target in range(C) if source != target],
                "others": [(f"{names[target]} from the others", rest[target], target) for target in range(C)]}
     return {kind: completion_scores({key: torch.stack([errors[key][:, target] for _, errors, target in found], 1) for key in each[0]},
@@ -61,7 +62,7 @@ def family_scores(
     n: int = 8,          # completions of each
     seed: int = 0,       # of everything drawn
 ) -> dict:               # parameters, steps, elbo, completion, geometry: Scores and plain numbers
-    "What a run is compared by; `geometry` where the data know what components share."
+    "Measure a run for comparison; `geometry` where the data know what components share."
     from epuredgm.evaluate.geometry import fit_readout, geometry_scores
     held = run.data.val.subset(slice(0, designs))
     baseline = torch.stack([batch.x.sum(0).cpu() for batch in run.data.train.batches(500)]).sum(0) / len(run.data.train)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SHARES', 'SHARED', 'TELLS', 'ink_positions', 'shape_numbers', 'GeometryReadout', 'with_products', 'shared_parameters',
            'softened', 'fit_readout', 'parameter_measure', 'concordance', 'telling_pairs', 'pairs_agreement',
-           'agreement_scores', 'completion_agreement', 'geometry_scores', 'geometry_figure']
+           'agreement_scores', 'completion_agreement', 'geometry_looks', 'geometry_scores', 'geometry_figure']
 
 # %% ../../nbs/evaluate/09_geometry.ipynb #f59e788f
 from collections.abc import Callable, Sequence
@@ -19,7 +19,8 @@ from ..core.errors import DataError
 from ..core.seeds import generator as make_generator
 from ..data.designs import Designs
 from ..data.toy_epures import COMPONENTS, PARAMETERS, ink_of, without_haze
-from .coherence import look_at_completions, number_in, observed_choices
+from .coherence import number_in, observed_choices, view_look
+from .completion import Look, draw_completions
 from .scores import Score, mean_score, statistic_score
 from ..plot.figures import plot_figure
 
@@ -44,7 +45,7 @@ def ink_positions(
 def shape_numbers(
     x: Tensor,  # (B, C, H, W) in [0, 1], ink towards 1
 ) -> Tensor:    # (B, C, 22) in pixels; NaN for a component with less than a pixel of ink
-    "What is measured of each component by itself."
+    "Measure each component by itself."
     ink = ink_of(without_haze(x))
     total = ink.sum((2, 3))[..., None]
     numbers, centred = [total / x.shape[-1]], []
@@ -66,7 +67,7 @@ TELLS = 0.7  # share of a parameter's variance that a component must explain
 
 @dataclass(frozen=True)
 class GeometryReadout:
-    "Reads the shared parameters from each component by itself."
+    "Read the shared parameters from each component by itself."
     centre: Tensor     # (C, 22) of the shape numbers
     scale: Tensor      # (C, 22)
     weights: Tensor    # (C, Q, P) float64
@@ -75,7 +76,7 @@ class GeometryReadout:
 
     @property
     def tells(self) -> Tensor:  # (C, P) bool
-        "Which component tells which parameter, where another one does as well."
+        "Components that tell a parameter which another one tells as well."
         told = self.explained >= TELLS
         return told & (told.sum(0) > 1)
 
@@ -88,7 +89,7 @@ class GeometryReadout:
 def with_products(
     numbers: Tensor,  # (..., q), standardised
 ) -> Tensor:          # (..., Q) float64: the numbers, their products two by two, and 1
-    "What a quadratic function is linear in."
+    "Extend numbers to the basis of a quadratic function."
     first, second = torch.triu_indices(numbers.shape[-1], numbers.shape[-1])
     numbers = numbers.double().clamp(-6, 6)  # a shape that no design has is not followed to infinity
     return torch.cat([numbers, numbers[..., first] * numbers[..., second], torch.ones_like(numbers[..., :1])], -1)
@@ -118,7 +119,7 @@ def fit_readout(
     most: int = 4000,     # training designs used, at most
     damping: float = 3.0, # of the ridge regression, in designs
 ) -> GeometryReadout:
-    "Calibrates the reading of parameters on real designs, as they are and softened."
+    "Calibrate the reading of parameters on real designs, as they are and softened."
     train, wanted = train.subset(slice(0, most)), shared_parameters(train.subset(slice(0, most))).repeat(2, 1)
     numbers = torch.cat([shape_numbers(change(batch.x.cpu())) for change in (torch.clone, softened) for batch in train.batches(512)])
     held_numbers = torch.cat([shape_numbers(batch.x.cpu()) for batch in held.batches(512)])
@@ -136,7 +137,7 @@ def fit_readout(
 def parameter_measure(
     readout: GeometryReadout,
 ) -> Callable[[Tensor], dict[str, Tensor]]:  # (B, 5, H, W) → parameter → (B,), NaN where nothing could be read
-    "What measures the shared parameters of drawings, of those that some component tells."
+    "Make a function that measures the shared parameters of drawings."
     def measure(x):
         told = torch.where(readout.explained >= TELLS, readout.read(x), torch.nan).nanmean(1)
         values = readout.spread[0] + readout.spread[1] * told
@@ -161,7 +162,7 @@ def telling_pairs(
     second: Sequence[int],     # and on the other
     ordered: bool = True,      # whether (i, j) and (j, i) are two pairs
 ) -> Tensor:                   # (M, 3): component, component, parameter
-    "Which readings are compared."
+    "List the readings that are compared."
     found = [(i, j, p) for p in range(tells.shape[1]) for i in first for j in second
              if i != j and (ordered or i < j) and tells[i, p] and tells[j, p]]
     return torch.tensor(found, dtype=torch.long).reshape(-1, 3)
@@ -195,7 +196,7 @@ def agreement_scores(
 
 # %% ../../nbs/evaluate/09_geometry.ipynb #d3bb02a5
 def completion_agreement(
-    seen: dict[tuple, dict],  # shown → of look_at_completions, with "read" (N, C, P)
+    seen: dict[tuple, dict],  # shown → of view_look, with "read" (N, C, P)
     real: Tensor,             # (N, C, P) of the designs
     readout: GeometryReadout,
     seed: int = 0,            # of the bootstrap
@@ -204,7 +205,7 @@ def completion_agreement(
     random, sides, by_number, by_choice = make_generator(seed, "evaluate", "agreement of completions"), {}, {}, {}
     for shown, found in seen.items():
         i, j, p = telling_pairs(readout.tells, shown, [c for c in range(len(COMPONENTS)) if c not in shown]).T
-        counted = found["counted"]["components"][:, j]
+        counted = found["counted"][:, j]
         known, there = real[:, i, p], torch.where(counted, real[:, j, p], torch.nan)
         sides[shown] = {way: (known, torch.where(counted, found[way]["read"][:, j, p], torch.nan)) for way in ("mean", "sample")} | {"real": (known, there)}
 
@@ -221,19 +222,33 @@ def completion_agreement(
     return by_number, by_choice
 
 # %% ../../nbs/evaluate/09_geometry.ipynb #e2000001
+def geometry_looks(
+    run,                         # as for view_look
+    readout: GeometryReadout,    # of fit_readout
+    n: int = 8,                  # completions of each design, see view_look
+    designs: int | None = 300,   # the first so many
+) -> list[Look]:                 # "read" (N, C, P)
+    "Look at the completions from every choice of components as the readout measures them."
+    return [view_look(run, shown, lambda x: {"read": readout.read(x)}, n, designs) for shown in observed_choices(len(COMPONENTS))]
+
+
 def geometry_scores(
-    run,                      # see `look_at_completions`
+    run,                      # as for view_look
     readout: GeometryReadout, # of fit_readout
     designs: Designs,         # held out
     samples: dict[str, Tensor],  # sampler → (n, 5, H, W), drawn without conditions
     seed: int = 0,            # of draws and bootstrap
     batch_size: int = 250,    # designs at a time
     most: int = 300,          # designs completed, at most
+    seen: dict[tuple, dict] | None = None,  # shown → of geometry_looks, where the completions are drawn already
 ) -> dict:                    # readings, joint, conditional, choices
-    "Geometric coherence of samples and completions, each beside real and shuffled designs."
-    real, few = readout.read(designs.batch(slice(None)).x), designs.subset(slice(0, most))
-    seen = {shown: look_at_completions(run, few, shown, lambda x: {"read": readout.read(x)}, seed, batch_size) for shown in observed_choices(len(COMPONENTS))}
-    conditional, choices = completion_agreement(seen, real[:len(few)], readout, seed)
+    "Score geometric coherence of samples and completions, each beside real and shuffled designs."
+    real = readout.read(designs.batch(slice(None)).x)
+    if seen is None:
+        looks = geometry_looks(run, readout, designs=most)
+        seen = dict(zip((look.shown for look in looks), draw_completions(run, designs, looks, seed, batch_size)))
+    completed = len(next(iter(seen.values()))["counted"])
+    conditional, choices = completion_agreement(seen, real[:completed], readout, seed)
     readings = {name: {COMPONENTS[c]: Score(float(readout.explained[c, p]), reference=0.0, reference_name="mean of the parameter", n=len(designs), better="higher")
                        for c in readout.tells[:, p].nonzero().flatten().tolist()} for p, name in enumerate(SHARED) if readout.tells[:, p].any()}
     return {"readings": readings, "joint": {sampler: agreement_scores(readout.read(drawn), real, readout, seed) for sampler, drawn in samples.items()},

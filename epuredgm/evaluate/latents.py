@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['aggregated_moments', 'kl_moments', 'fit_line', 'squares', 'r_squared_of', 'r_squared', 'linear_readout',
-           'prior_score', 'latent_scores', 'in_units_of', 'readout_scores', 'latents_figure']
+           'prior_score', 'latent_scores', 'in_units_of', 'learned_prior', 'readout_scores', 'latents_figure']
 
 # %% ../../nbs/evaluate/01_latents.ipynb #d8df6bab
 import torch
@@ -12,9 +12,10 @@ from torch import Tensor
 
 from ..blocks.aggregated import active_units
 from ..blocks.gaussians import DiagonalNormal
-from ..blocks.joint_gaussians import JointNormal, correlation
+from ..blocks.joint_gaussians import JointNormal, correlation, joint_kl
 from ..core.seeds import generator as make_generator
 from .scores import Score, bootstrap, bootstrap_sums, mean_score, statistic_score
+from ..models.contract import LatentVariableModel
 from ..plot.figures import plot_figure
 from ..plot.pictures import PALETTE
 
@@ -92,7 +93,7 @@ def linear_readout(
     targets_val: Tensor,     # (M, A)
     ridge: float = 1e-4,     # λ of fit_line
 ) -> Tensor:                 # (A,) R² on the held-out split
-    "How well a line reads each attribute from the features."
+    "Fit a line on one split and give its R² on the other."
     return r_squared(fit_line(features_train, targets_train, ridge)(features_val), targets_val)
 
 # %% ../../nbs/evaluate/01_latents.ipynb #081b78f1
@@ -110,13 +111,14 @@ def prior_score(
 
 # %% ../../nbs/evaluate/01_latents.ipynb #b7747fa3
 def latent_scores(
-    posterior: DiagonalNormal,  # of a held-out split, (N, D)
+    posterior: DiagonalNormal | JointNormal,  # of a held-out split, (N, D)
     seed: int = 0,              # of the bootstrap
-    prior: Tensor | None = None,  # (D, D) correlations of a prior that is no N(0, I); the posterior is then in its units
-    nats: Tensor | None = None,   # (N,) KL of each design, where it is more than the sum over dimensions
+    prior: JointNormal | None = None,  # learned, of one row; None: N(0, I)
 ) -> dict:                      # scores and lists by plain names
-    "Nats, active units and the distance of the aggregated posterior from the prior."
-    random = make_generator(seed, "evaluate", "latents")
+    "Score nats, active units and the distance of the aggregated posterior from the prior."
+    random, correlations = make_generator(seed, "evaluate", "latents"), None
+    nats = joint_kl(posterior, prior).cpu() if prior is not None and isinstance(posterior, JointNormal) else None
+    if prior is not None: posterior, correlations = in_units_of(posterior, prior)
     mean, logvar = posterior.mean, posterior.logvar
     per_dimension = posterior.kl_per_dimension()
     every = torch.ones(len(mean), dtype=torch.bool)
@@ -127,19 +129,27 @@ def latent_scores(
     return {
         "kl": mean_score(per_dimension.sum(1) if nats is None else nats, every, random, unit="nats", reference=1.0, reference_name="collapse"),
         "active_units": statistic_score(count, mean, generator=random, reference=float(mean.shape[1]), reference_name="latent dimensions"),
-        "kl_to_prior": prior_score(mean, logvar, random, prior),
+        "kl_to_prior": prior_score(mean, logvar, random, correlations),
         "kl_per_dimension": per_dimension.mean(0), "active": active_units(mean), "mean_variance": mean.var(0),
         "aggregated_mean": moments[0], "aggregated_std": spread, "strongest_correlation": correlation.abs().max(),
     }
 
 # %% ../../nbs/evaluate/01_latents.ipynb #a7c10002
 def in_units_of(
-    posterior: DiagonalNormal,  # (N, D)
+    posterior: DiagonalNormal | JointNormal,  # (N, D)
     prior: JointNormal,         # of one row
 ) -> tuple[DiagonalNormal, Tensor]:  # (N, D), and the prior's correlations (D, D) in float64
-    "Codes as a learned prior counts them."
+    "Standardise latents by a learned prior."
     mean, std = prior.mean.to(posterior.mean), (prior.logvar / 2).exp().to(posterior.mean)
     return DiagonalNormal((posterior.mean - mean) / std, posterior.logvar - 2 * std.log()), correlation(prior.covariance.dense().double())[0].to(posterior.mean.device)
+
+
+def learned_prior(
+    model: LatentVariableModel,
+) -> JointNormal | None:  # of one row; None: N(0, I)
+    "Give the prior of a model that learned one."
+    prior = model.prior() if isinstance(model, LatentVariableModel) else None
+    return prior if isinstance(prior, JointNormal) else None
 
 # %% ../../nbs/evaluate/01_latents.ipynb #1116be5e
 def readout_scores(

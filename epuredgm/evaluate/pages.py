@@ -61,7 +61,7 @@ def common_size(
 def pages_together(
     designs: Designs | VariableSizeDataset,
 ) -> int:
-    "How many pages are looked at together: few where they are large."
+    "Number of pages for one batch: few where they are large."
     area = designs.spec.height * designs.spec.width if isinstance(designs, Designs) else int(designs.padded.prod(1).max(initial=1))
     return max(1, PAGE_PIXELS // area)
 
@@ -113,7 +113,7 @@ def thin_structures(
     page: Tensor,      # (h, w) in [0, 1]
     widest: int = 3,   # pixels across a line, at most
 ) -> Tensor:           # (h, w) bool
-    "Where a page has bright or dark lines."
+    "Mask of a page's bright and dark lines."
     return without_lines(page, widest) != page
 
 
@@ -130,14 +130,14 @@ def edge_pixels(
 def grown(
     mask: Tensor,  # (h, w) bool
 ) -> Tensor:       # (h, w) bool
-    "With the pixels beside it."
+    "Dilate a mask by a pixel."
     return F.max_pool2d(mask[None, None].float(), 3, 1, 1)[0, 0] > 0
 
 # %% ../../nbs/evaluate/13_pages.ipynb #8209c173
 def line_masks(
     page: Tensor,             # (h, w) in [0, 1]
 ) -> dict[str, Tensor]:       # "thin_lines" and "edges" → (h, w) bool
-    "Where the error of a page is looked at."
+    "Masks of a page's thin lines and edges, dilated by a pixel."
     return {"thin_lines": grown(thin_structures(page)), "edges": grown(edge_pixels(page))}
 
 
@@ -175,7 +175,7 @@ def layout_overlap(
     a: np.ndarray,  # (n, 4) of layout_boxes
     b: np.ndarray,  # (m, 4)
 ) -> float:         # in [0, 1]
-    "How much of two layouts is the same."
+    "Overlap of two layouts: matched boxes' intersection over union, weighted by size."
     from scipy.optimize import linear_sum_assignment
 
     if not len(a) or not len(b): return float(len(a) == len(b))
@@ -192,7 +192,7 @@ def neighbour_overlaps(
     others: Sequence[np.ndarray | None],   # N layouts
     neighbours: Tensor,                    # (Q, k) numbers of others
 ) -> Tensor:                               # (Q,) float64, mean over the neighbours; NaN where there is none with a tree
-    "How much of a page's layout its neighbours share."
+    "Mean overlap of a page's layout with its neighbours'."
     found = torch.full(neighbours.shape, float("nan"), dtype=torch.float64)
     for row, some in enumerate(neighbours.tolist()):
         for column, other in enumerate(some):
@@ -259,7 +259,7 @@ class PageFloors:
         return (pages - self.train[number]).square().mean((1, 2)).sqrt(), number
 
     def reconstructions(self, pages: Tensor) -> dict[str, Tensor]:  # (M, h, w) → name → (M, h, w)
-        "What each floor makes of pages."
+        "Reconstruct pages by each floor."
         by_pca = torch.from_numpy(self.pca.inverse_transform(self.codes(pages).numpy())).float().view(pages.shape).clamp(0, 1)
         return {"mean page": self.train.mean(0).expand_as(pages), "constant page": self.train.mean().expand_as(pages),
                 "nearest training page": self.train[self.nearest(pages)[1]], f"PCA with {self.n} numbers": by_pca}

@@ -47,7 +47,7 @@ def run_and_checkpoint(
     path: str | Path,   # a run, its checkpoints, or one of them
     key: str,           # which configuration key or option names it, for messages
 ) -> tuple[Path, str | int]:  # the run's folder; "best", "latest" or a step
-    "Which run, and which of its weights, a path means; raises RunError where it means none."
+    "Find the run, and the checkpoint, that a path means; RunError where it means none."
     path = Path(path).expanduser()
     if path.is_file() and path.name in ("model.safetensors", "ema.safetensors", "state.pt", "manifest.json"): path = path.parent
     if path.is_file() and path.name == "config.yaml": path = path.parent
@@ -111,7 +111,7 @@ def check_fits(
     vae: Run,
     source: str | Path,  # where the designs come from
 ) -> None:
-    "Raises DataError where designs are not what the encoder takes."
+    "Check that designs are what the encoder takes; DataError otherwise."
     want, got = vae.spec, spec
     for what, expected, came in (("size", (want.height, want.width), (got.height, got.width)), ("number of planes", want.planes, got.planes)):
         if expected not in ((None, None), came):
@@ -203,7 +203,7 @@ class LatentTable:
 # %% ../../nbs/evaluate/12_regression.ipynb #d4dff520
 @dataclass
 class HeadData:
-    "What a head is trained on."
+    "Data of a head's training."
     splits: Splits           # as opened
     training: Splits         # what the learner sees: latents and targets, or designs and targets
     latents: Tensor          # (N, D), of the training split
@@ -226,7 +226,7 @@ def head_data(
     config: Config,  # of `prepared_as`
     vae: Run,
 ) -> HeadData:
-    "Opens the data and encodes them; raises DataError where they don't fit the VAE or lack a target."
+    "Open the data and encode them; DataError where they don't fit the VAE or lack a target."
     splits, names = build_data(config.data), config.model.targets
     check_fits(splits.spec, vae, splits.source or config.data.type)
     targets = {part: target_table(getattr(splits, part), splits.statistics, names, splits.source) for part in ("train", "val")}
@@ -291,7 +291,7 @@ def write_head_facts(
     statistics: dict,     # of the targets
     digest: str,          # of the encoder's weights
 ) -> None:
-    "What a head's run says of itself."
+    "Write the facts of a head's run."
     ridge = fit_ridge(data.latents, data.targets)
     atomic_write(folder.file("baselines.pt"), encode_state({name: getattr(ridge, name) for name in ("weight", "bias", "mean", "penalty")}))
     folder.write_json("target_norm_stats.json", statistics)
@@ -363,7 +363,7 @@ def train_head(
     overwrite: bool = False,  # replace the run in config.run_dir
     progress: bool = True,    # show the summary and a bar
 ) -> HeadRun:                 # with its best weights
-    "Trains a head on the latents of a run; raises what its data, its folder or the VAE's run find wrong."
+    "Train a head on the latents of a run; raise what its data, its folder or the VAE's run find wrong."
     if config.model.type != "regression_head": raise ConfigError(f"model.type: is {config.model.type} where regression_head was expected, train others with epuredgm train")
     if config.run_dir is None: raise ConfigError("run_dir: is missing, name the folder that the run is written to")
     vae = open_vae(config.model.vae, resolve_device(config.training.device))
@@ -435,7 +435,7 @@ def head_predictions(
     designs: Designs,        # N of them
     batch_size: int = 256,   # designs at once
 ) -> tuple[Tensor, Tensor]:  # (N, D) latents and (N, T) predictions, on the processor
-    "What a head reads off designs."
+    "Predict the targets of designs."
     latents = torch.cat([flattened_latents(head.model.encoder, batch.x.to(head.device), batch.available.to(head.device)) for batch in designs.batches(batch_size)])
     return latents.cpu(), head.model.predict(latents).cpu()
 
@@ -450,7 +450,7 @@ def evaluate_head(
     draw: Callable | None = None,          # (measured, predicted, targets) → a figure for predictions.png, None = no picture
     **arguments,                           # what else is to be noted, such as the command's own
 ) -> dict:                                 # what is in metrics.json
-    "Measures a head beside ridge regression and the mean; raises DataError where designs lack a target."
+    "Measure a head beside ridge regression and the mean; DataError where designs lack a target."
     designs, statistics, source = head_designs(head, input_dir, num_samples)
     if len(designs) < 2: raise DataError(f"{source}: R² needs at least two designs (got {len(designs)}), give more or a larger --num-samples")
     measured = target_table(designs, statistics, head.targets, source)
@@ -496,7 +496,7 @@ def pixel_ridge(
     components: int = 64,  # principal components of the training pictures
     seed: int = 0,         # of the bootstrap
 ) -> dict[str, dict[str, Score]]:  # as `regression_scores`, on the head's held-out designs
-    "What ridge regression makes of the pixels themselves."
+    "Score ridge regression on principal components of the pixels."
     held, statistics, source = head_designs(head)
     parts = (head.data.train, held)
     pixels = [torch.cat([batch.x.flatten(1).float().cpu() for batch in part.batches(256)]) for part in parts]
@@ -514,7 +514,7 @@ def predict_designs(
     batch_size: int = 256,                 # designs at once
     num_samples: int | None = None,        # the first so many, None = all
 ) -> dict[str, dict[str, float]]:          # file → {target: value in its own unit}
-    "Predicts the targets of designs and writes them; raises DataError where designs don't fit the VAE."
+    "Predict the targets of designs and write them; DataError where designs don't fit the VAE."
     designs, _, _ = head_designs(head, input_dir, num_samples, measured=False)
     _, predicted = head_predictions(head, designs, batch_size)
     found = {name: dict(zip(head.targets, row)) for name, row in zip(designs.names, predicted.tolist())}

@@ -31,7 +31,7 @@ class Score:
 def plain(
     value,  # Score, tensor, array, number, text, None, and any nesting of these in dictionaries and sequences
 ):          # the same in dictionaries, lists, floats, integers, booleans, text and None
-    "What JSON can hold, without NaN."
+    "Turn scores and tensors into what JSON can hold, without NaN."
     if is_dataclass(value): return plain(asdict(value))
     if isinstance(value, dict): return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (Tensor, np.ndarray, np.generic)): return plain(value.tolist())

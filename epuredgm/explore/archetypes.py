@@ -16,7 +16,7 @@ from ..core.errors import DataError, near_miss, there_are
 from ..core.seeds import generator as make_generator
 from ..core.spec import DesignSpec
 from ..data.augmentation import erase
-from ..evaluate.page_report import page_tiles
+from ..evaluate.page_sections import page_tiles
 from ..evaluate.pages import common_size, nearest_rows, page_ssim, pages_at, resized, without_padding
 from ..evaluate.scores import Score, statistic_score
 from .interpolation import Walk, walk, walk_pictures

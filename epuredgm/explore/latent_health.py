@@ -4,15 +4,14 @@
 
 # %% ../../nbs/explore/11_latent_health.ipynb #7c25fa78
 from __future__ import annotations
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
 from ..blocks.gaussians import DiagonalNormal
 from ..core.seeds import generator as make_generator
-from ..evaluate.latents import latent_scores
-from ..evaluate.report import learned_prior_scores
+from ..evaluate.latents import latent_scores, learned_prior
+from ..train.encoding import encode_designs
 from .latent_space import LatentSpace, check_several
 from ..plot.figures import blank_figure
 from ..plot.pictures import PALETTE, TEXT
@@ -46,10 +45,9 @@ def latent_health(
     "What the latents of the designs carry, beside the prior of their model; DataError for fewer than two designs."
     check_several(space, "the health of a latent space")
     if len(space.shape) > 1: return latent_scores(by_position(space.posterior, space.shape), seed)
-    prior = getattr(space.model, "prior", None)
-    if not callable(prior) or not hasattr(prior(), "covariance"): return latent_scores(in_own_units(space), seed)
-    where = SimpleNamespace(model=space.model, device=device_of(space.model))
-    with torch.no_grad(): return learned_prior_scores(SimpleNamespace(run=where, designs=space.designs, batch_size=256, seed=seed), space.posterior)
+    prior = learned_prior(space.model)
+    if prior is None: return latent_scores(in_own_units(space), seed)
+    return latent_scores(encode_designs(space.model, space.designs, device=device_of(space.model)), seed, prior)
 
 
 def in_own_units(
