@@ -36,7 +36,7 @@ class PlainLoop:
         self.model.eval()
         with torch.no_grad():
             for indices in torch.arange(len(self.val)).split(self.size):
-                self.model.validation_losses(self.val.batch(indices), None)
+                self.model.validate(self.val.batch(indices), None)
         torch.save({"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}, self.file)
 
 

@@ -89,7 +89,7 @@ class ConvDecoder(nn.Module):
         width = latent_dim + (cond_features if spec.n_conditions else 0)
         self.linear = nn.Linear(width, grid_features(spec, nf, nf_max, levels, stem))
         self.trunk = TrunkUp(spec.planes, nf, nf_max, levels, stem)
-        nn.init.constant_(self.trunk.leave.bias, -2.0)
+        nn.init.constant_(self.trunk.conv_out.bias, -2.0)
 
     def forward(
         self,

@@ -126,7 +126,7 @@ def condition_covariance(
     observed: Tensor,  # (B, D) bool
     posterior: Covariance | None,  # S of the observed coordinates; None: they are known exactly
 ) -> tuple[Tensor, Covariance]:  # K (B, D, D), zero but from O to U; and the covariance of U, with variance 1 elsewhere
-    "What the observed coordinates say of the others, and what they leave open."
+    "Regress the other coordinates on the observed ones, and give the covariance that is left."
     raise NotImplementedError(f"no conditional of a {type(covariance).__name__}")
 
 
@@ -268,7 +268,7 @@ def mutual_information(
     joint: JointNormal,  # on all blocks
     given_the_rest: bool = False,  # whether all other blocks are known
 ) -> Tensor:  # (B, C, C), in nats; NaN on the diagonal, where it is infinite
-    "What each block says of each other one, alone or given the rest."
+    "Mutual information of every two blocks, alone or given the rest."
     matrix = joint.covariance.precision() if given_the_rest else joint.covariance.dense()
     information = -0.5 * torch.log1p(-canonical_correlations(matrix, joint.blocks).square()).sum(-1)
     return information.masked_fill(torch.eye(joint.blocks, dtype=torch.bool, device=matrix.device), torch.nan)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .conditions import ConditionEmbedding
 from .grid import AttnBlock, Downsample, ResBlock, Upsample
-from .residual import fold, group_norm, unfold
+from .residual import group_norm, pixel_shuffle, pixel_unshuffle
 from ..core.errors import ConfigError
 
 # %% ../../nbs/blocks/18_unet.ipynb #5bb28c88
@@ -131,7 +131,7 @@ class UNet(nn.Module):
         c = self.condition(cond, len(x), keep)
         e = e if c is None else e + c
 
-        h = self.conv_in(fold(x, self.stem) if self.stem > 1 else x)
+        h = self.conv_in(pixel_unshuffle(x, self.stem) if self.stem > 1 else x)
         left = []
         for i, level in enumerate(self.down):
             h = self.downsample[i - 1](h) if i else h
@@ -142,5 +142,5 @@ class UNet(nn.Module):
             h = self.up[i].up(h, e, left)
             h = self.upsample[i - 1](h, left[-1].shape[-2:]) if i else h
         h = self.leave(h)
-        h = unfold(h, self.stem, x.shape[-2:]) if self.stem > 1 else h
+        h = pixel_shuffle(h, self.stem, x.shape[-2:]) if self.stem > 1 else h
         return h if self.full is None else self.full_out(self.full(torch.cat([h, self.full_in(x)], 1), e))

@@ -20,7 +20,7 @@ from ..blocks.likelihoods import make_likelihood
 from ..blocks.masks import masked_input
 from ..blocks.patch_critic import PatchCritic
 from ..blocks.perceptual import PerceptualConfig
-from ..blocks.residual import fold, group_norm, pyramid_sizes, unfold
+from ..blocks.residual import group_norm, pixel_shuffle, pixel_unshuffle, pyramid_sizes
 from ..core.registry import models
 from ..core.spec import DesignSpec
 from .penalties import Adversarial, Perceptual
@@ -160,7 +160,7 @@ class GridEncoder(nn.Module):
         "Give the posterior q(z | x_O), or q(z | x_O, c)."
         h = masked_input(x, observed, self.spec, self.mask_input)
         shift = None if self.condition is None else self.shift(self.condition(cond, len(x), keep))
-        h = self.down(fold(h, self.stem) if self.stem > 1 else h, shift)
+        h = self.down(pixel_unshuffle(h, self.stem) if self.stem > 1 else h, shift)
         return DiagonalNormal(self.mean(h).float().flatten(1), clamp_logvar(self.logvar(h).float().flatten(1)))
 
 # %% ../../nbs/models/04_autoencoder_kl.ipynb #8928dff3
@@ -185,7 +185,7 @@ class GridDecoder(nn.Module):
         "Give the outputs before the likelihood."
         embedded = self.condition(cond, len(z), keep)
         h = self.up(self.conv_in(z.unflatten(1, self.latent_shape)), None if embedded is None else self.shift(embedded))
-        return (unfold(h, self.stem, self.size) if self.stem > 1 else h).float()
+        return (pixel_shuffle(h, self.stem, self.size) if self.stem > 1 else h).float()
 
 # %% ../../nbs/models/04_autoencoder_kl.ipynb #0a390f7e
 class AutoencoderKL(VAE):

@@ -30,7 +30,7 @@ ACTIVATIONS = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "elu": nn.ELU, "gelu
 
 
 class FrozenVAE(Section):
-    "Where the encoder comes from: any run of this product."
+    "The run that the encoder comes from."
     checkpoint: Name                                  # a run's folder (its best weights), or one of its checkpoints
     config_file: Name | None = None                   # a configuration that the run should have; None = the run's own, unchecked
     latent_agg: Literal["flatten"] = "flatten"        # latents of any shape become one vector
@@ -87,7 +87,7 @@ def target_statistics(
     way: str,               # "standard" or "none"
     source: str = "the data",  # where they come from, for messages
 ) -> dict:                  # {"targets", "mean", "std"}, lists in the order of the targets
-    "What normalising targets needs; raises DataError where one is constant."
+    "Mean and standard deviation of targets; DataError where one is constant."
     if len(values) < 2: raise DataError(f"{source}: a head needs at least two training designs (got {len(values)})")
     values = values.double()
     constant = [name for name, spread in zip(targets, values.amax(0) - values.amin(0)) if not spread > 0]
@@ -116,7 +116,7 @@ def check_target_statistics(
 def weights_digest(
     module: nn.Module,
 ) -> str:  # hexadecimal SHA-256
-    "What tells one set of weights and buffers from another, names included."
+    "SHA-256 of a module's state dict, names included."
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -232,7 +232,7 @@ def regression_terms(
     model: VAELatentRegressor,
     batch,        # as for `latents_in`, with attributes (B, T) in their own units
 ) -> tuple[Tensor, Tensor]:  # the loss (), and the errors (B, T) in the targets' own units
-    "What a batch says of the head."
+    "Sum the errors of the head over a batch."
     normalised = model.normalised(latents_in(model, batch))
     loss = regression_loss(normalised, (batch.attributes - model.target_mean) / model.target_std, model.section)
     return loss, normalised * model.target_std + model.target_mean - batch.attributes

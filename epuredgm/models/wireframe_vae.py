@@ -25,7 +25,7 @@ from ..blocks.masks import masked_input
 from ..blocks.perceptual import PerceptualConfig
 from ..blocks.principal_components import PrincipalComponents, resampled
 from ..blocks.pyramid_pooling import SpatialPyramidPooling
-from ..blocks.residual import SLOPE, ResidualBlock, double, fold, group_norm, halve, strided, unfold
+from ..blocks.residual import SLOPE, ResidualBlock, downsample, group_norm, pixel_shuffle, pixel_unshuffle, strided, upsample
 from ..blocks.structural_similarity import structural_similarity
 from ..core.errors import EpureError
 from ..core.registry import models
@@ -193,11 +193,11 @@ class PageRefiner(nn.Module):
         "Logits of the refined page."
         def through(block, h): return checkpointed(block, h, self.checkpointing and self.training)
         start = page.clamp(0.005, 0.995).logit()
-        h = through(self.first, self.conv_in(fold(start, 4)))
-        coarse = through(self.down, halve(h))
+        h = through(self.first, self.conv_in(pixel_unshuffle(start, 4)))
+        coarse = through(self.down, downsample(h))
         coarse = through(self.middle, coarse + resampled(self.told(features).float(), coarse.shape[-2:]).to(coarse.dtype))
-        h = h + through(self.up, double(coarse, h.shape[-2:]))
-        return start + unfold(self.conv_out(F.leaky_relu(through(self.last, h), SLOPE)).float(), 4, page.shape[-2:])
+        h = h + through(self.up, upsample(coarse, h.shape[-2:]))
+        return start + pixel_shuffle(self.conv_out(F.leaky_relu(through(self.last, h), SLOPE)).float(), 4, page.shape[-2:])
 
 # %% ../../nbs/models/07_wireframe_vae.ipynb #db9e731c
 MOST_PIXELS = 2**26  # of a page that is asked for, as of one that is rendered
