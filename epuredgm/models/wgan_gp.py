@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PIXELS_AT_ONCE', 'FEATURES', 'scale_weights', 'Generator', 'Critic', 'WGANGPConfig', 'WGANGP', 'build_wgan_gp']
 
-# %% ../../nbs/models/10_wgan_gp.ipynb #05fc07c3
+# %% ../../nbs/models/10_wgan_gp.ipynb #045de849
 from typing import Literal
 
 import torch
@@ -23,7 +23,7 @@ from ..core.registry import models
 from ..core.spec import DesignSpec
 from .contract import GenerativeModel, Phase, check_count, check_designs, every, in_eval_mode, keep_observed
 
-# %% ../../nbs/models/10_wgan_gp.ipynb #1d820664
+# %% ../../nbs/models/10_wgan_gp.ipynb #bb7ebf00
 def scale_weights(
     network: nn.Module,  # of convolutions and linear layers
 ) -> None:
@@ -34,7 +34,7 @@ def scale_weights(
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
 
-# %% ../../nbs/models/10_wgan_gp.ipynb #67bea301
+# %% ../../nbs/models/10_wgan_gp.ipynb #13feff03
 class Generator(nn.Module):
     "Pixels of a design from its observed part, noise and conditions."
 
@@ -58,7 +58,7 @@ class Generator(nn.Module):
         self.join = ResidualBlock(2 * channels, channels)
         self.up = TrunkUp(spec.planes, nf, nf_max, stages, stem)
         scale_weights(self)
-        nn.init.constant_(self.up.leave.bias, -2.0)  # drawings are mostly paper
+        nn.init.constant_(self.up.conv_out.bias, -2.0)  # drawings are mostly paper
 
     def forward(
         self,
@@ -75,7 +75,7 @@ class Generator(nn.Module):
         noise = self.enter(z if embedded is None else torch.cat([z, embedded.to(z.dtype)], 1)).unflatten(1, (-1, *self.grid))
         return self.up(self.join(torch.cat([seen, noise.to(seen.dtype)], 1)), self.size).float().sigmoid()
 
-# %% ../../nbs/models/10_wgan_gp.ipynb #b6d4cfe3
+# %% ../../nbs/models/10_wgan_gp.ipynb #bae845a3
 class Critic(nn.Module):
     "Scores of completed designs, given what was observed and asked."
 
@@ -111,7 +111,7 @@ class Critic(nn.Module):
         embedded = self.condition(cond, len(x), keep)
         return self.head(h if embedded is None else torch.cat([h, embedded.to(h.dtype)], 1)).float()[:, 0]
 
-# %% ../../nbs/models/10_wgan_gp.ipynb #741e414d
+# %% ../../nbs/models/10_wgan_gp.ipynb #41417867
 class WGANGPConfig(ModelConfig):
     "The `model` section of a WGAN-GP."
 
@@ -128,7 +128,7 @@ class WGANGPConfig(ModelConfig):
     n_critic: int = Field(5, ge=1)  # steps of the critic for one of the generator
     penalty_weight: float = Field(10.0, ge=0)  # λ
 
-# %% ../../nbs/models/10_wgan_gp.ipynb #f9ff6d05
+# %% ../../nbs/models/10_wgan_gp.ipynb #7e2c74c2
 PIXELS_AT_ONCE = 2**20  # of a plane; bounds the memory of large requests
 FEATURES = 64  # of the random network that validates
 
