@@ -292,7 +292,7 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OptimizerConfig(Section):
-    "What the optimiser of a phase does otherwise than the section `training` says; None: as it says."
+    "Settings of a phase's optimiser that override the section `training`; None: as the section says."
     lr: PositiveFloat | None = None                # the highest learning rate of the schedule
     optimizer: Literal["adamw", "adam", "sgd"] | None = None
     weight_decay: NonNegativeFloat | None = None

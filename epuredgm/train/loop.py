@@ -173,7 +173,7 @@ def epoch_figures(
 
 @dataclass
 class Outcome:
-    "How a training ended."
+    "The end of a training: its reason, its position and the best validation."
     reason: str           # "epochs", "early_stopping", "max_steps", "max_minutes", "SIGINT", "SIGTERM", or a callback's own
     step: int             # batches done
     epoch: int            # epochs done

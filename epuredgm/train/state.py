@@ -134,7 +134,7 @@ class TrainState:
         return self.average.module if self.average else self.model
 
     def crossed(self, every: int) -> bool:
-        "Whether the last update reached a multiple of so many batches, or the end of the epoch."
+        "Tell whether the last update reached a multiple of so many batches, or the end of the epoch."
         at = self.position
         return at.batch == self.sampler.batches or at.step // every > (at.step - len(self.update.batches)) // every
 
