@@ -20,8 +20,16 @@ from epuredgm.train.checkpoints import find_checkpoint, list_checkpoints, load_c
 KILLS = int(os.environ.get("EPUREDGM_KILLS", "3"))  # the benchmark asks for twenty
 STEPS = 156  # batches of the whole training
 
+# Two players have an optimiser each, turns of their own, an average of one of them, and a buffer that no gradient moves.
+MODELS = {
+    "beta_vae": {"model": {"type": "beta_vae", "nf": 8, "nf_max": 16, "stem": 2, "stages": 2, "latent_dim": 4, "mask_warmup_epochs": 2, "kl_warmup_epochs": 3}},
+    "wgan_gp": {"model": {"type": "wgan_gp", "nf": 8, "nf_max": 16, "stem": 2, "stages": 2, "latent_dim": 4, "n_critic": 3},
+                "training": {"phases": {"critic": {"lr": 4e-4}, "generator": {"clip_grad_norm": 1.0}}}},
+}
+
 # Every part of the learner that has a state is on, and a checkpoint is written every 0.1 s: many a kill falls into one.
 TRAIN = """
+import json
 import sys
 import torch
 from epuredgm.core.config import DataConfig, parse_config
@@ -42,11 +50,11 @@ def stripes(n, *key):
 @datasets.register("stripes", config=Stripes)
 def build(config, statistics=None): return Splits(stripes(156, "train"), stripes(20, "val"))
 
+given = json.loads(sys.argv[2])
 config = parse_config({
-    "model": {"type": "beta_vae", "nf": 8, "nf_max": 16, "stem": 2, "stages": 2, "latent_dim": 4, "mask_warmup_epochs": 2, "kl_warmup_epochs": 3},
-    "data": {"type": "stripes"},
+    "model": given["model"], "data": {"type": "stripes"},
     "training": {"epochs": 4, "batch_size": 4, "accumulation_steps": 2, "lr": 1e-3, "scheduler": "cosine", "lr_warmup_steps": 5, "ema_decay": 0.9,
-                 "log_every": 4, "checkpoint_minutes": 1 / 600, "keep_checkpoints": 2, "check_every": 2, "device": "cpu"},
+                 "log_every": 4, "checkpoint_minutes": 1 / 600, "keep_checkpoints": 2, "check_every": 2, "device": "cpu", **given.get("training", {})},
     "tracking": {"triplets": 0}, "run_dir": sys.argv[1]})
 try: train(config, resume=True, progress=False)
 except EpureError as error:
@@ -55,9 +63,9 @@ except EpureError as error:
 """
 
 
-def start(run, **options):
+def start(run, family="beta_vae", **options):
     "A process that trains into the folder, from where it stands."
-    return subprocess.Popen([sys.executable, "-c", TRAIN, str(run)], env=clean_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    return subprocess.Popen([sys.executable, "-c", TRAIN, str(run), json.dumps(MODELS[family])], env=clean_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                             text=True, **options)
 
 
@@ -89,14 +97,18 @@ def result(run):
     return latest.name, sums, find_checkpoint(run / "checkpoints", "best").name, records
 
 
+def run_without_interruption(folder, family):
+    "Train a family to its end."
+    status, said = finish(start(folder, family))
+    assert status == 0, said
+    assert find_checkpoint(folder / "checkpoints").name == f"step-{STEPS}"
+    return folder
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     "The run that nothing happened to."
-    run = tmp_path_factory.mktemp("resume") / "uninterrupted"
-    status, said = finish(start(run))
-    assert status == 0, said
-    assert find_checkpoint(run / "checkpoints").name == f"step-{STEPS}"
-    return run
+    return run_without_interruption(tmp_path_factory.mktemp("resume") / "uninterrupted", "beta_vae")
 
 
 def stop(run, number):
@@ -114,20 +126,21 @@ def stopped(tmp_path_factory):
     return run, *stop(run, signal.SIGTERM)
 
 
-def goes_on_to(run, uninterrupted):
+def goes_on_to(run, uninterrupted, family="beta_vae"):
     "Resumes the run and holds its end against the other's."
-    status, said = finish(start(run))
+    status, said = finish(start(run, family))
     assert status == 0, said
     assert result(run) == result(uninterrupted)
 
 
-def test_killed_at_random_moments(uninterrupted, tmp_path):
+def killed_at_random_moments(run, uninterrupted, family):
+    "Kills a training again and again, and lets it go on."
     seed = int(os.environ.get("EPUREDGM_KILL_SEED", time.time_ns() % 10**6))
     print(f"EPUREDGM_KILL_SEED={seed}")  # shown when the test fails
-    moments, run, killed = random.Random(seed), tmp_path / "killed", 0
+    moments, killed = random.Random(seed), 0
     part = STEPS // (KILLS + 1)  # in each life the run gets a part farther, so that it is still under way when it is killed
     for life in range(KILLS):
-        process = start(run)
+        process = start(run, family)
         wait_for_lines(process, run, life * part + moments.randint(1, part))
         time.sleep(moments.uniform(0, 0.1))
         process.kill()
@@ -136,8 +149,16 @@ def test_killed_at_random_moments(uninterrupted, tmp_path):
         killed += status == -signal.SIGKILL
         for path in list_checkpoints(run / "checkpoints"): load_checkpoint(path)  # whatever has the name of a checkpoint is whole
     assert killed > KILLS / 2
-    goes_on_to(run, uninterrupted)
+    goes_on_to(run, uninterrupted, family)
     assert not [path for path in (run / "checkpoints").iterdir() if path.name.startswith(".")]  # nothing half-written is left
+
+
+def test_killed_at_random_moments(uninterrupted, tmp_path):
+    killed_at_random_moments(tmp_path / "killed", uninterrupted, "beta_vae")
+
+
+def test_two_players_killed_at_random_moments(tmp_path):
+    killed_at_random_moments(tmp_path / "killed", run_without_interruption(tmp_path / "uninterrupted", "wgan_gp"), "wgan_gp")
 
 
 def check_stopped(run, status, said, number, expected):

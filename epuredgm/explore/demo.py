@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..core.seeds import generator as make_generator
+from ..models.contract import LatentVariableModel
 from ..plot.figures import png
 from ..plot.sheets import completion_sheet, contact_sheet, triplets
 
@@ -105,8 +106,9 @@ def demo_pictures(
         return contact_sheet(run.sample(24, generator=make_generator(0, "demo", device=run.device)), run.spec, mirror=mirror, heading="new designs")
     def completed(observed, same_design, heading): return lambda: completions_sheet(run, observed, same_design, heading, mirror)
     C = run.spec.n_components
-    pictures = {"reconstructions": ("held-out designs, what the model makes of their code, and the difference", reconstructions),
-                "unconditional": ("new designs, nothing asked", unconditional)}
+    pictures = {"unconditional": ("new designs, nothing asked", unconditional)}
+    if isinstance(run.model, LatentVariableModel):
+        pictures = {"reconstructions": ("held-out designs, what the model makes of their code, and the difference", reconstructions)} | pictures
     if run.spec.conditions:
         pictures["conditional"] = ("new designs with each condition asked for from low to high", lambda: conditional_sheet(run, mirror))
     if C > 1:

@@ -37,7 +37,7 @@ class Phase:
     when: Callable[[Progress], bool] = always  # a pure function of the progress
     optimizer: OptimizerConfig | None = None  # what differs from the section `training`; None: nothing
     by: str | None = None  # the phase whose optimiser moves these parameters; None: this one's own
-    averaged: bool = True  # whether training.ema_decay averages these parameters, after each step of this phase
+    averaged: bool = True  # whether training.ema_decay averages these parameters, after each step of this phase's own optimiser
 
 
 def every(
@@ -204,7 +204,7 @@ class GenerativeModel(nn.Module):
         "Load those parts; raise what doesn't fit."
 
     def export_pretrained(self) -> dict[str, dict]:  # file name → tensors and plain values
-        "Give the parts that other trainings can start from; asked for when a stage ends."
+        "Give the parts that other trainings can start from; asked for when a stage ends that another follows."
         return {}
 
     def feature_paths(self) -> list[str]:

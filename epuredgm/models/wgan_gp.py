@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PIXELS_AT_ONCE', 'FEATURES', 'scale_weights', 'Generator', 'Critic', 'WGANGPConfig', 'WGANGP', 'build_wgan_gp']
 
-# %% ../../nbs/models/10_wgan_gp.ipynb #05fc07c3
+# %% ../../nbs/models/10_wgan_gp.ipynb #bfe93b63
 from typing import Literal
 
 import torch
@@ -13,9 +13,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..blocks.adversarial import critic_loss, generator_loss, gradient_penalty
-from ..blocks.conditions import ConditionEmbedding, check_conditions, draw_kept_conditions
+from ..blocks.conditions import ConditionEmbedding, ConditioningConfig, check_conditions, draw_kept_conditions
+from ..blocks.encoders import grid_features
 from ..blocks.frechet import RandomFeatures, moment_sums, moments, relative_frechet
-from ..blocks.masks import check_observed, draw_observed, draw_regions, mask_components, pixel_mask
+from ..blocks.masks import check_observed, draw_observed, draw_regions, masked_input, pixel_mask
 from ..blocks.residual import SLOPE, ResidualBlock, TrunkDown, TrunkUp, pyramid_sizes, trunk_channels
 from ..core.config import ModelConfig, OptimizerConfig
 from ..core.errors import ConfigError, EpureError
@@ -23,7 +24,7 @@ from ..core.registry import models
 from ..core.spec import DesignSpec
 from .contract import GenerativeModel, Phase, check_count, check_designs, every, in_eval_mode, keep_observed
 
-# %% ../../nbs/models/10_wgan_gp.ipynb #1d820664
+# %% ../../nbs/models/10_wgan_gp.ipynb #1de20a70
 def scale_weights(
     network: nn.Module,  # of convolutions and linear layers
 ) -> None:
@@ -34,7 +35,7 @@ def scale_weights(
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
 
-# %% ../../nbs/models/10_wgan_gp.ipynb #67bea301
+# %% ../../nbs/models/10_wgan_gp.ipynb #d44671f0
 class Generator(nn.Module):
     "Pixels of a design from its observed part, noise and conditions."
 
@@ -46,7 +47,7 @@ class Generator(nn.Module):
         nf_max: int = 256,  # most channels anywhere
         stages: int = 3,  # number of halvings
         stem: int = 1,  # side of the pixel squares folded into channels first
-        cond_features: int = 64,  # size of the condition's embedding
+        cond_features: int = 256,  # size of the condition's embedding
     ):
         super().__init__()
         self.spec, self.size = spec, (spec.height, spec.width)
@@ -54,11 +55,11 @@ class Generator(nn.Module):
         channels = trunk_channels(nf, nf_max, stages)[-1]
         self.down = TrunkDown(spec.planes + spec.n_components, nf, nf_max, stages, stem)
         self.condition = ConditionEmbedding(spec.n_conditions, cond_features)
-        self.enter = nn.Linear(latent_dim + (cond_features if spec.n_conditions else 0), channels * self.grid[0] * self.grid[1])
+        self.enter = nn.Linear(latent_dim + (cond_features if spec.n_conditions else 0), grid_features(spec, nf, nf_max, stages, stem))
         self.join = ResidualBlock(2 * channels, channels)
         self.up = TrunkUp(spec.planes, nf, nf_max, stages, stem)
         scale_weights(self)
-        nn.init.constant_(self.up.leave.bias, -2.0)  # drawings are mostly paper
+        nn.init.constant_(self.up.conv_out.bias, -2.0)  # drawings are mostly paper
 
     def forward(
         self,
@@ -69,13 +70,12 @@ class Generator(nn.Module):
         keep: Tensor | None = None,  # (B,) bool, False withholds the condition of a design
     ) -> Tensor:  # (B, planes, H, W) in [0, 1], float32 under any autocast
         "Draw every pixel, those that are observed too."
-        mask = pixel_mask(observed, self.size).to(x.dtype)
-        seen = self.down(torch.cat([mask_components(x, observed, self.spec), mask], 1))
+        seen = self.down(masked_input(x, observed, self.spec))
         embedded = self.condition(cond, len(x), keep)
         noise = self.enter(z if embedded is None else torch.cat([z, embedded.to(z.dtype)], 1)).unflatten(1, (-1, *self.grid))
         return self.up(self.join(torch.cat([seen, noise.to(seen.dtype)], 1)), self.size).float().sigmoid()
 
-# %% ../../nbs/models/10_wgan_gp.ipynb #b6d4cfe3
+# %% ../../nbs/models/10_wgan_gp.ipynb #14988c06
 class Critic(nn.Module):
     "Scores of completed designs, given what was observed and asked."
 
@@ -86,13 +86,12 @@ class Critic(nn.Module):
         nf_max: int = 256,  # most channels anywhere
         stages: int = 3,  # number of halvings
         stem: int = 1,  # side of the pixel squares folded into channels first
-        cond_features: int = 64,  # size of the condition's embedding
+        cond_features: int = 256,  # size of the condition's embedding
     ):
         super().__init__()
         self.down = TrunkDown(spec.planes + spec.n_components, nf, nf_max, stages, stem)
         self.condition = ConditionEmbedding(spec.n_conditions, cond_features)
-        height, width = pyramid_sizes(-(-spec.height // stem), -(-spec.width // stem), stages)[-1]
-        features = trunk_channels(nf, nf_max, stages)[-1] * height * width + (cond_features if spec.n_conditions else 0)
+        features = grid_features(spec, nf, nf_max, stages, stem) + (cond_features if spec.n_conditions else 0)
         self.head = nn.Sequential(nn.Linear(features, nf_max), nn.LeakyReLU(SLOPE), nn.Linear(nf_max, 1))
         scale_weights(self)
 
@@ -111,8 +110,8 @@ class Critic(nn.Module):
         embedded = self.condition(cond, len(x), keep)
         return self.head(h if embedded is None else torch.cat([h, embedded.to(h.dtype)], 1)).float()[:, 0]
 
-# %% ../../nbs/models/10_wgan_gp.ipynb #741e414d
-class WGANGPConfig(ModelConfig):
+# %% ../../nbs/models/10_wgan_gp.ipynb #2cc6d7de
+class WGANGPConfig(ModelConfig, ConditioningConfig):
     "The `model` section of a WGAN-GP."
 
     type: Literal["wgan_gp"] = "wgan_gp"
@@ -121,14 +120,12 @@ class WGANGPConfig(ModelConfig):
     nf_max: int = Field(256, ge=1)  # most channels anywhere
     stages: int = Field(3, ge=1, le=8)  # number of halvings
     stem: Literal[1, 2, 4] = 1  # side of the pixel squares folded into channels first
-    cond_features: int = Field(64, ge=1)  # size of the condition's embedding
-    cond_drop: float = Field(0.1, ge=0, le=1)  # share of designs that lose their condition, before both players
     mask_pattern: Literal["auto", "subsets", "one", "regions"] = "auto"  # what a design shows; auto: subsets, of a single component regions
     empty: float = Field(0.5, ge=0, le=1)  # share of designs that show nothing
     n_critic: int = Field(5, ge=1)  # steps of the critic for one of the generator
     penalty_weight: float = Field(10.0, ge=0)  # λ
 
-# %% ../../nbs/models/10_wgan_gp.ipynb #f9ff6d05
+# %% ../../nbs/models/10_wgan_gp.ipynb #f0354caa
 PIXELS_AT_ONCE = 2**20  # of a plane; bounds the memory of large requests
 FEATURES = 64  # of the random network that validates
 

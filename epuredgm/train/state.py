@@ -125,7 +125,8 @@ class TrainState:
     def lr_scale(self) -> float:
         "The scale of every phase's learning rate."
         training, stage = self.training, self.stage
-        scheduled = lr_scale(self.position.step - stage.first_step, training.scheduler, training.lr_warmup_steps, stage.steps, training.lr_final)
+        step = (self.position.epoch - stage.start) * stage.sampler.batches + self.position.batch
+        scheduled = lr_scale(step, training.scheduler, training.lr_warmup_steps, stage.steps, training.lr_final)
         return self.plateau.scale * scheduled * (stage.lr / training.lr)
 
     @property

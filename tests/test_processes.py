@@ -1,0 +1,44 @@
+"""A training of two processes: they agree on every weight and every buffer, those that no gradient moves included."""
+import json
+
+from conftest import run_process
+
+TRAIN = """
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+from epuredgm.core.config import parse_config
+from epuredgm.core.registry import datasets
+from epuredgm.core.runs import RunFolder
+from epuredgm.train.callbacks import Callback
+from epuredgm.train.loop import train_model
+from epuredgm.train.run import build_model
+from epuredgm.train.trackers import Trackers
+
+class Leave(Callback):
+    "Leave what the model of this process holds at the end."
+
+    def on_end(self, state):
+        held = {name: hashlib.sha256(value.numpy().tobytes()).hexdigest() for name, value in state.model.state_dict().items()}
+        held["train_gap"] = state.model.train_gap.tolist()
+        Path(sys.argv[1], f"{os.environ['RANK']}.json").write_text(json.dumps(held))
+
+config = parse_config({
+    "model": {"type": "wgan_gp", "nf": 4, "nf_max": 8, "stem": 4, "stages": 1, "latent_dim": 4, "n_critic": 2},
+    "data": {"type": "toy_epures", "n": 60, "n_val": 10},
+    "training": {"epochs": 2, "batch_size": 8, "device": "cpu"}, "run_dir": f"{sys.argv[1]}/run-{os.environ['RANK']}"})
+splits = datasets.get("toy_epures").build(config.data)
+with RunFolder.create(config.run_dir, config) as folder:
+    train_model(build_model(config, splits.spec), splits, config, folder, Trackers(), [Leave()], progress=False)
+"""
+
+
+def test_two_processes_agree_in_weights_and_buffers(tmp_path):
+    (tmp_path / "training.py").write_text(TRAIN)
+    result = run_process("torchrun", "--standalone", "--nproc_per_node", "2", tmp_path / "training.py", tmp_path, OMP_NUM_THREADS="1")
+    assert result.returncode == 0, result.stdout + result.stderr
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert first == second
+    assert first["train_gap"][1] > 60  # designs of both processes were counted: 8 a batch, of which a share of 0.95 is kept
