@@ -29,7 +29,7 @@ from .core.errors import ConfigError, EpureError, RunError, near_miss
 def plain_arguments(
     arguments: Sequence[str],  # as typed, without the name of the program
 ) -> list[str]:                # options with dashes, and one `--set` a value
-    "What was typed, as typer reads it."
+    "Rewrite the typed arguments in the form that typer reads."
     plain, after_set = [], False
     for position, argument in enumerate(arguments):
         if argument == "--": return plain + list(arguments[position:])
@@ -50,7 +50,7 @@ def plain_arguments(
 def system_sentence(
     error: OSError,
 ) -> str:
-    "What the system refused, where, and what to do."
+    "Say in one sentence what the system refused, where, and what to do."
     place = f"{error.filename}: " if error.filename else ""
     advice = {errno.ENOSPC: "free some space", errno.EDQUOT: "free some of your quota"}.get(error.errno, "check that the path is right and yours to use")
     return f"{place}{(error.strerror or str(error)).lower()}, {advice}"
@@ -62,7 +62,7 @@ UsageError = typer.BadParameter.__base__  # of typer's own copy of click, or of 
 def usage_sentence(
     error: UsageError,
 ) -> str:
-    "What is wrong with the words of the command line, and the option that may be meant."
+    "Say in one sentence what is wrong with the words of the command line, and name the option that may be meant."
     kind, context = type(error).__name__, error.ctx
     what = error.format_message().strip().removesuffix(".").replace("\n", " ")
     if kind == "NoSuchOption" and context is not None:
@@ -126,7 +126,7 @@ app = typer.Typer(
 
 
 def main() -> None:
-    "What the command `epuredgm` runs."
+    "Run the command `epuredgm`."
     app(prog_name="epuredgm")
 
 
@@ -330,7 +330,7 @@ def regression_changes(
     given: dict,    # option → value, None = not given
     config,         # a Config, before the changes
 ) -> list[str]:     # "training.lr=1e-3" and the like
-    "What the options of the document change, in the configuration's own keys."
+    "Translate the options of the document into changes of the configuration's own keys."
     keys = {"batch_size": ("training.batch_size",), "lr": ("training.lr",), "max_epochs": ("training.epochs",), "num_workers": ("data.num_workers",),
             "cache_rate": ("data.cache_rate",), "subset_size": ("data.subset_size",), "seed": ("training.seed", "data.seed")}
     own = type(config.data).model_fields

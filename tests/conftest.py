@@ -1,12 +1,9 @@
 """Flags, the order of the notebooks, the report at the end, and copies of the repository to work in."""
-import ast
 import os
-import re
 import shutil
 import signal
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -44,7 +41,7 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    "Report what nothing fails for: the seconds of each notebook, which order the next run, and docstrings that open with a question word."
+    "Report the seconds of each notebook, which order the next run."
     reports = [report for outcome in ("passed", "failed") for report in terminalreporter.stats.get(outcome, []) if "test_notebook_runs[" in report.nodeid]
     seconds = {report.nodeid.split("[")[1].removesuffix("]"): round(report.duration, 2) for report in reports}
     if not seconds:
@@ -54,20 +51,6 @@ def pytest_terminal_summary(terminalreporter, config):
     terminalreporter.section("seconds a notebook")
     for name in sorted(seconds, key=seconds.get, reverse=True):
         terminalreporter.write_line(f"{seconds[name]:6.1f}  {name}")
-    questions = question_docstrings()
-    terminalreporter.section(f"{len(questions)} docstrings open with a question word")
-    terminalreporter.write_line("  ".join(f"{name}: {count}" for name, count in Counter(module for module, _ in questions).most_common()))
-
-
-def question_docstrings():
-    "List (module, docstring) of every docstring of the package that opens with a question word instead of saying what is done."
-    found = []
-    for path in sorted((ROOT / "epuredgm").rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            text = ast.get_docstring(node) if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) else None
-            if re.match(r"(What|Where|Which|Whether|How|Who|Whose)\b", text or ""):
-                found.append((str(path.relative_to(ROOT / "epuredgm")), text))
-    return found
 
 
 def notebooks(root=ROOT):

@@ -1,4 +1,5 @@
 """The repository as a whole: package and notebooks in step, nothing undefined, nothing heavy, everything documented."""
+import ast
 import filecmp
 import json
 import re
@@ -69,6 +70,35 @@ def test_names_are_defined_and_imports_used():
 def test_public_classes_and_functions_have_docstrings():
     result = run_process("ruff", "check", "--no-cache", "--isolated", "--select", "D101,D103", "epuredgm")
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+QUESTION = re.compile(r"(What|Where|Which|Whether|How|Who|Whose)\b", re.IGNORECASE)
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def questions(source):
+    "List (name, docstring) of everything in a source whose docstring opens with a question word."
+    documented = [(node, ast.get_docstring(node) or "") for node in ast.walk(ast.parse(source)) if isinstance(node, DOCUMENTED)]
+    return [(getattr(node, "name", "the module"), text) for node, text in documented if QUESTION.match(text)]
+
+
+def test_the_check_of_docstrings_sees_questions():
+    source = """
+"What a module holds."
+class Box:
+    "Where things are."
+    def full(self) -> bool: "Whether nothing more goes in."
+    def size(self) -> int: "Whatever is larger, height or width."
+    def lid(self): return "How it is closed."
+async def fill(box): "how a box is filled."
+"""
+    assert {name for name, _ in questions(source)} == {"the module", "Box", "full", "fill"}
+
+
+def test_docstrings_say_what_a_thing_does_or_is():
+    paths = sorted((ROOT / "epuredgm").rglob("*.py"))
+    wrong = [f"{path.relative_to(ROOT)}:{name}: {text.splitlines()[0]}" for path in paths for name, text in questions(path.read_text(encoding="utf-8"))]
+    assert not wrong, tell(wrong) + "\nopen with a verb in the imperative or a noun, not with a question word"
 
 
 def test_rooms_import_only_from_rooms_above():

@@ -61,7 +61,7 @@ def target_of(
     alpha: Tensor,  # (B, 1, 1, 1)
     sigma: Tensor,  # (B, 1, 1, 1)
 ) -> Tensor:  # (B, planes, H, W)
-    "What the network should say."
+    "Compute the network's regression target: the noise, the clean design or the velocity."
     return {"eps": eps, "x0": x0, "v": alpha * eps - sigma * x0}[target]
 
 

@@ -19,7 +19,7 @@ def flow_target(
     x0: Tensor,  # (B, planes, H, W)
     eps: Tensor,  # (B, planes, H, W)
 ) -> Tensor:  # (B, planes, H, W)
-    "What the network should say: the velocity of the line, or its end in the data."
+    "Compute the network's regression target: the velocity of the line, or its end in the data."
     return {"v": eps - x0, "x0": x0}[target]
 
 

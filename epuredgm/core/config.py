@@ -292,7 +292,7 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OptimizerConfig(Section):
-    "What the optimiser of a phase does otherwise than the section `training` says; None: as it says."
+    "Settings of a phase's optimiser that override the section `training`; None: as the section says."
     lr: PositiveFloat | None = None                # the highest learning rate of the schedule
     optimizer: Literal["adamw", "adam", "sgd"] | None = None
     weight_decay: NonNegativeFloat | None = None
@@ -314,9 +314,9 @@ class TrainingConfig(Section):
     weight_decay: NonNegativeFloat = 1e-4          # decoupled in adamw, an L2 penalty in adam and sgd
     betas: tuple[Beta, Beta] = (0.9, 0.999)        # Adam's
     scheduler: Literal["constant", "cosine", "linear", "plateau"] = "constant"  # of the learning rate
-    lr_warmup_steps: NonNegativeInt = 0            # steps, linear from 0
+    lr_warmup_steps: NonNegativeInt = 0            # batches, linear from 0
     lr_final: Annotated[float, Field(ge=0, le=1)] = 0.0  # share of lr at the end of cosine and linear
-    patience: PositiveInt = 10                     # epochs without improvement before `plateau` lowers the rate
+    patience: PositiveInt = 10                     # validations without improvement before `plateau` lowers the rate
     factor: Fraction = 0.5                         # by which `plateau` lowers it
     min_lr: NonNegativeFloat = 0.0                 # below which `plateau` doesn't lower it
     clip_grad_norm: PositiveFloat | None = 1.0     # largest norm of the gradient, None = as it is
@@ -326,14 +326,14 @@ class TrainingConfig(Section):
     precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"  # auto = from the device's abilities
     channels_last: bool = True                     # memory layout of pictures, the faster one for convolutions
     compile: bool = False                          # torch.compile; slower on processors
-    early_stopping: PositiveInt | None = None      # epochs without improvement before stopping, None = never
+    early_stopping: PositiveInt | None = None      # validations of the last stage without improvement before stopping, None = never
     val_interval: PositiveInt = 1                  # epochs between validations; the last epoch always has one
     check_every: PositiveInt = 1                   # epochs between checkpoints
     checkpoint_minutes: PositiveFloat | None = None    # minutes between checkpoints within an epoch, None = none
     keep_checkpoints: PositiveInt = 2              # how many stay, beside the best
     pretrained_dir: Annotated[str, Field(min_length=1)] | None = None  # where parts go that other runs can start from, None = nowhere
-    log_every: PositiveInt = 20                    # steps between reading the metrics from the device
-    max_steps: PositiveInt | None = None           # stop after so many steps, None = epochs decide
+    log_every: PositiveInt = 20                    # updates between reading the metrics from the device
+    max_steps: PositiveInt | None = None           # stop after so many batches, None = epochs decide
     max_minutes: PositiveFloat | None = None       # stop after so many minutes, None = epochs decide
     seed: int = 0                                  # of the weights, the order and the noise
     device: Annotated[str, AfterValidator(device_name)] = "auto"  # such as cpu or cuda:1

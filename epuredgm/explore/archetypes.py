@@ -47,7 +47,7 @@ def page_stops(
     stops:Sequence[str|int],    # names of archetypes or pages, or numbers of pages
     label:str = "class",        # the attribute
 ) -> tuple[Tensor, tuple[str, ...]]:    # (P, D) and what each is called
-    "Where a way passes by; DataError with the nearest name for what isn't there."
+    "Resolve the stops of a way to latents and names; DataError with the nearest name for what isn't there."
     centroids = archetype_centroids(space, label) if any(isinstance(stop, str) for stop in stops) else {}
     pages, z, names = {name: k for k, name in enumerate(space.designs.names)}, [], []
     for stop in stops:
@@ -118,7 +118,7 @@ def realness(
     real:RealPages,
     pictures:Tensor|None = None,    # (S, h, w) of step_pictures; None: they are decoded
 ) -> dict[str, Tensor]:             # (S,) each: distance (1 is usual), nearest by latents, similarity, nearest by pixels
-    "How far each step of a way is from real pages."
+    "Measure how far each step of a way is from real pages."
     pictures = step_pictures(walk, real) if pictures is None else pictures
     u = real.space.units.whiten(walk.z)
     nearest = nearest_rows(u, real.space.whitened.float())[1][:, 0]
@@ -149,7 +149,7 @@ def interpolation_scores(
     way:str = "linear",         # or "spherical"
     seed:int = 0,               # of the pairs and the intervals
 ) -> dict[str, dict[str, Score]]:   # "centroid to centroid" and "page to page" → distance, similarity; "pages" → similarity of reconstructions
-    "How far the inner steps of ways are from real pages."
+    "Score how far the inner steps of ways are from real pages."
     random, names = make_generator(seed, "explore", "archetypes"), list(archetype_centroids(space, label))
     pairs = [(a, b) for k, a in enumerate(names) for b in names[k + 1:]]
     if not pairs: raise DataError(f"a way between archetypes needs two of them (got {names[0]}): take pages of several kinds")
@@ -237,7 +237,7 @@ def inpainting_scores(
     holes:Sequence[Inpainting],     # at least one
     seed:int = 0,               # of the intervals
 ) -> dict[str, Score]:          # error in the hole, in units of each floor's
-    "What a model put into holes, beside the page's background and the mean of what is seen."
+    "Score a model's error in holes against the page's background and the mean of what is seen."
     errors, random = torch.tensor([hole.error for hole in holes], dtype=torch.float64), make_generator(seed, "explore", "inpainting")
     def ratio(error, floor): return error.sum()/floor.sum()
     return {f"error, {name} = 1": statistic_score(ratio, errors, torch.tensor([hole.floors[name] for hole in holes], dtype=torch.float64), generator=random, reference=1., reference_name=name, better="lower")

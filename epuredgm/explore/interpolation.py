@@ -99,7 +99,7 @@ def walk_attributes(
     pictures:Tensor,            # (S, planes, H, W), of the way
     head:Callable|None = None,  # (B, D) → (B, A), with `names`
 ) -> dict[str, dict[str, Tensor]]:  # "measured" and "predicted" → name → (S,)
-    "What is known of each point of the way."
+    "Measure the attributes of each point of the way, and predict them where there is a head."
     found = {"measured": measured_lengths(walk.space, pictures)}
     if head is not None:
         head = as_head(head)
@@ -187,7 +187,7 @@ def animation(
 
 # %% ../../nbs/explore/08_interpolation.ipynb #ba9ed1f7
 class WalkActions(Panel):
-    "What a slider between designs does."
+    "The actions of a slider between designs."
 
     def rebuild(self) -> None:
         "Decodes the way anew, when its ends or its form were changed; what is wrong is shown and nothing else changes."

@@ -39,7 +39,7 @@ class LatentMap:
 
     @property
     def labels(self) -> tuple[str, str]:
-        "What stands at the axes."
+        "The labels of the axes."
         if self.method == "tsne": return "t-SNE 1 (no unit)", "t-SNE 2 (no unit)"
         return tuple(f"principal direction {k + 1}, prior standard deviations ({share:.0%} of the variance)" for k, share in enumerate(self.explained))
 
@@ -169,7 +169,7 @@ def point_of(
     place:tuple[float, float],  # on the map
     design:int|None = None,     # that has this latent
 ) -> MapPoint:
-    "What is known of a latent."
+    "Describe a latent by its nearest design and its log-densities."
     space = map.space
     apart = (space.whitened - space.units.whiten(z)).square().sum(1).sqrt()
     nearest = int(apart.argmin()) if design is None else design
@@ -181,7 +181,7 @@ def point_at(
     x:float,    # on the map
     y:float,    # on the map
 ) -> MapPoint:
-    "What a click means: the place itself on a principal plane, the nearest design on a t-SNE map."
+    "Find the point that a click means: the place itself on a principal plane, the nearest design on a t-SNE map."
     if map.directions is not None: return point_of(map, latent_at(map, x, y), (float(x), float(y)))
     return look_at_design(map, int(np.square(map.points - [x, y]).sum(1).argmin()))
 
@@ -199,7 +199,7 @@ def point_words(
     map:LatentMap,
     point:MapPoint,
 ) -> list[str]:     # one line each
-    "What the numbers of a point say."
+    "Explain the numbers of a point in words."
     u, name = map.space.usual, map.space.designs.names
     return [f"design {name[point.design]}" if point.design is not None else f"place {point.place[0]:.2f}, {point.place[1]:.2f}",
             f"log-density under the prior: {point.log_prior:.1f} nats (designs: {u['prior'][0]:.1f} to {u['prior'][1]:.1f})",
@@ -212,7 +212,7 @@ def point_sheet(
     point:MapPoint,
     zoom:int|None = None,   # screen pixels a pixel; None: chosen
 ) -> "Figure":
-    "What is drawn at a point, and the design nearest to it."
+    "Draw the decoded latent of a point beside the design nearest to it."
     space = map.space
     batch = space.designs.batch([point.nearest])
     cond = None if point.design is None or batch.cond is None else batch.cond
@@ -237,7 +237,7 @@ def plane_sheet(
 
 # %% ../../nbs/explore/07_latent_map.ipynb #7f499147
 class MapActions(Panel):
-    "What a map does when something is chosen."
+    "The actions of a map when something is chosen."
     showing = False     # whether controls are being moved along, which is no choice
     point:MapPoint|None = None
 

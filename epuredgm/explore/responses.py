@@ -35,7 +35,7 @@ class Direction:
     origin:Tensor   # (D,)
 
     def coordinate(self, z:Tensor) -> Tensor:  # (..., D) → (...)
-        "Where latents stand along it, in standard deviations."
+        "Compute the coordinates of latents along the direction, in standard deviations."
         return (z.double() - self.origin)@self.reading
 
 
@@ -70,7 +70,7 @@ def directions(
     space:LatentSpace,
     most:int = 6,   # directions
 ) -> list[Direction]:
-    "What is worth moving: single dimensions of a latent vector, principal directions of a spatial latent."
+    "Choose the directions worth moving along: single dimensions of a latent vector, principal directions of a spatial latent."
     return (single_dimensions if len(space.shape) == 1 else principal_directions)(space, most)
 
 # %% ../../nbs/explore/09_responses.ipynb #b66448f6
@@ -88,7 +88,7 @@ def start_of(
     space:LatentSpace,
     design:int|None,    # number; None: the middle of the designs
 ) -> tuple[Tensor, Tensor|None]:    # (1, D), and (1, K) or None
-    "Where a traversal starts: the latent and the condition, which stands still."
+    "Find the start of a traversal: the latent and the condition, which stands still."
     if design is None:
         z = space.units.colour(space.whitened.mean(0))[None]
         return z, conditions_at(space, z)
@@ -185,7 +185,7 @@ def draw_block(
 
 # %% ../../nbs/explore/09_responses.ipynb #dc4e9a02
 class TraversalActions(Panel):
-    "What sliders of directions do."
+    "The actions of sliders along directions."
     loading = False     # whether sliders are being set, which is no move
 
     def load(self) -> None:

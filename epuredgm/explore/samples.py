@@ -83,7 +83,7 @@ def observed_components(
     spec: DesignSpec,
     mask_component: Sequence[str | int] | None = None,  # what inpainting draws, where it is more than one; None: as in the options
 ) -> Tensor:                                            # (C,) bool
-    "Which components the model is shown in a mode of completion; raises EpureError where none or all would be."
+    "Mark the components that the model is shown in a mode of completion; raises EpureError where none or all would be."
     observed = torch.zeros(spec.n_components, dtype=torch.bool)
     if spec.n_components == 1:
         raise EpureError(f"{options.mode} draws components from others, and these designs have only {spec.components[0]}: use --mode unconditional, or complete regions of it by run.complete with a mask of pixels")
@@ -274,7 +274,7 @@ def shown_mirror(
     run,                # train.run.Run
     mirror: str | None, # "left" or "right", the edge that is the axis; "none"; None: as the data are known to be
 ) -> str | None:        # as plot.pictures takes it
-    "How the pictures of a run are mirrored."
+    "Resolve the mirror of a run's pictures: as asked, or as the data are known to be."
     if mirror is None: return run.data.knowledge.mirror
     return None if mirror == "none" else mirror
 
@@ -286,7 +286,7 @@ def drawn_sheet(
     mirror: str | None = None, # the edge that is the axis of half-sections
     shown: int = 48,           # new designs at most; eight source designs in completion
 ):                             # a matplotlib Figure
-    "What was drawn, at a glance."
+    "Show the drawn designs on one sheet, completions beside their sources."
     if drawn.truth is not None:
         n = min(8, len(drawn.truth))
         completions = drawn.x.unflatten(0, (len(drawn.truth), -1)).transpose(0, 1)[:, :n]
@@ -306,7 +306,7 @@ def sample_table(
     options: SamplingConfig,  # of its section
     filename_pattern: str,               # with {prefix} and {component}
 ) -> dict[str, list]:                    # column → N values
-    "Where each design comes from, and which files it is."
+    "Tabulate the source and the files of each design."
     n, latent = len(drawn.x), drawn.observed is None
     seen = "" if latent else " ".join(name for name, one in zip(run.spec.components, drawn.observed.tolist()) if one)
     columns = {"name": drawn.names, "mode": [options.mode] * n, "seed": [options.seed] * n, "batch_sz": [options.batch_sz] * n,
@@ -331,7 +331,7 @@ UNFINISHED = ".samples.csv"  # the table of a sampling, until all that it names 
 def layout_table(
     data,      # the data section of a run
 ) -> str:      # a file name
-    "What the table of designs is called in the layout of the data."
+    "Give the file name of the table of designs in the layout of the data."
     return Path(getattr(data, "condition_csv", None) or "performances.csv").name
 
 
@@ -371,7 +371,7 @@ def whole_or_nothing(
     table: str,               # what the table of designs is called there
     rows: dict[str, list],    # of `sample_table`
 ) -> Iterator[None]:
-    "What stops the writing of samples also removes what there is of them; EpureError for a file of somebody else's in their place."
+    "Remove what there is of the samples when anything stops their writing; EpureError for a file of somebody else's in their place."
     foreign = next((name for column, names in rows.items() if column.startswith("file ") for name in names if (folder / name).exists()), None)
     if foreign: raise EpureError(f"{folder / foreign} is there already and no sampling's table names it, name another --output_dir")
     write_table(folder / UNFINISHED, rows)
@@ -404,7 +404,7 @@ def made_folder(
 # %% ../../nbs/explore/03_samples.ipynb #b45aad1e
 @dataclass(frozen=True)
 class Samples:
-    "What a sampling wrote."
+    "The files that a sampling wrote, and the number of designs in them."
     folder: Path
     table: Path  # samples.csv: where each design comes from
     sheet: Path  # contact_sheet.png
@@ -413,7 +413,7 @@ class Samples:
 
     @property
     def count(self) -> str:
-        "How many, in words."
+        "The number of designs, in words."
         n = self.n // self.each
         return f"{n} design{'s' * (n != 1)}" + f", {self.each} completions each" * (self.each > 1)
 

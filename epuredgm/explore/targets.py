@@ -31,7 +31,7 @@ __all__ = ['varies', 'leading_basis', 'best_ridge', 'fit_head', 'whitened_varian
 def varies(
     values:Tensor,  # (N,); NaN where unknown
 ) -> bool:
-    "Whether there are at least two different numbers."
+    "Tell whether there are at least two different numbers."
     known = values[values.isfinite()]
     return len(known) > 1 and bool(known.max() > known.min())
 
@@ -107,7 +107,7 @@ def head_jacobian(
     columns:list[int],      # of the head, k attributes
     spread:Tensor,          # (k,)
 ) -> tuple[Tensor, Tensor]: # f(u)/σ (B, k), and its derivative (B, k, D), float64
-    "What a head says at some latents, and which way it would change; EpureError for a head without a gradient."
+    "Compute the outputs of a head at some latents, and their Jacobian; EpureError for a head without a gradient."
     u = u.detach().requires_grad_()
     with torch.enable_grad():
         said = head(space.units.colour(u).to(space.posterior.mean.dtype)).double()[:, columns]/spread
@@ -186,7 +186,7 @@ def own_values(
     head:Callable,  # with `names`
     name:str,       # of an attribute
 ) -> Tensor:        # (M,) float64, finite
-    "What the designs have of an attribute, or what the head says of them where nobody knows."
+    "Collect the designs' values of an attribute, or the head's predictions where nobody knows them."
     if name in space.attributes: values = space.attributes[name]
     else:
         with torch.no_grad(): values = head(space.posterior.mean)[:, list(head.names).index(name)].double()
@@ -336,7 +336,7 @@ def draw_reached(
 
 # %% ../../nbs/explore/10_targets.ipynb #42dac292
 class TargetActions(Panel):
-    "What a panel of targets does."
+    "The actions of a panel of targets."
 
     def asked(self) -> dict[str, float]:
         "The values of the sliders whose box is ticked."

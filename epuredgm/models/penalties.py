@@ -98,7 +98,7 @@ class Adversarial(Penalty):
     def phases(self, vae: VAE) -> list[Phase]:
         "Give the critic's phase."
         when = between(self.start) if self.start else always
-        return [Phase("critic", list(self.critic.parameters()), partial(self.critic_losses, vae), when)]
+        return [Phase("critic", list(self.critic.parameters()), partial(self.critic_losses, vae), when, averaged=False)]
 
     def critic_losses(self, vae: VAE, batch, progress, generator) -> dict[str, Tensor]:
         "Give the critic's loss: designs and reconstructions of them told apart."

@@ -55,7 +55,7 @@ def rgb(
 def inks(
     spec:DesignSpec,
 ) -> np.ndarray:    # (C, 3) in [0, 1]
-    "What each component's ink makes of white paper at full strength."
+    "Compute the colour of each component's ink on white paper at full strength."
     return 1 - OPACITY*(1 - np.stack([rgb(PALETTE[i % len(PALETTE)]) for i in range(spec.n_components)]))
 
 # %% ../../nbs/plot/00_pictures.ipynb #16cde221
@@ -86,7 +86,7 @@ def mirrored(
 def is_drawing(
     spec:DesignSpec,
 ) -> bool:
-    "Whether designs are drawn in inks: several components of one channel."
+    "Tell whether designs are drawn in inks: several components of one channel."
     return spec.n_components > 1 and spec.channels == 1
 
 def component_pictures(
@@ -198,7 +198,7 @@ def observed_pictures(
     spec:DesignSpec,
     mirror:Mirror=None,
 ) -> np.ndarray:                    # (B, H, W', 3) in [0, 1]
-    "What the model is shown: missing components left out, missing regions hatched."
+    "Draw what the model is shown: missing components left out, missing regions hatched."
     designs = component_arrays(x, spec)
     mask = observed_pixels(observed, designs.shape)
     shown = np.where(mask[:, :, None], designs, 0 if is_drawing(spec) else 1).reshape(len(designs), -1, *designs.shape[-2:])

@@ -19,7 +19,7 @@ __all__ = ['is_class', 'scatter_measures', 'scatter_classes', 'draw_points', 'ts
 def is_class(
     values:Tensor|np.ndarray,   # (N,), NaN where unknown
 ) -> bool:
-    "Whether numbers name classes: whole, at most 12 different ones, and at least two."
+    "Tell whether numbers name classes: whole, at most 12 different ones, and at least two."
     values = np.asarray(values)
     different = np.unique(values[np.isfinite(values)])
     return 2 <= len(different) <= 12 and bool((different == different.round()).all())

@@ -48,14 +48,14 @@ def text_width(
 def component_notes(
     spec:DesignSpec,
 ) -> list[Note]:    # empty where the picture is shown as it is
-    "Which ink is which component."
+    "Make the notes that name the component of each ink."
     if not is_drawing(spec): return []
     return [Note(name, np.ones((SIDE, SIDE, 1))*ink) for name, ink in zip(spec.components, inks(spec))]
 
 def difference_note(
     scale:float,  # what full colour stands for
 ) -> Note:
-    "What the colours of a difference mean."
+    "Make the note that explains the colours of a difference."
     signed = np.broadcast_to(np.linspace(-1, 1, 81), (1, 11, 81))
     bar = print_inks(np.stack([np.maximum(-signed, 0), np.maximum(signed, 0)], 1), np.stack([rgb(BELOW), rgb(ABOVE)]))
     return Note(f"too little (blue) to too much (red), full colour at ±{scale:g}", bar[0])
@@ -63,7 +63,7 @@ def difference_note(
 # %% ../../nbs/plot/02_sheets.ipynb #6bd330a9
 @dataclass(frozen=True)
 class Layout:
-    "Where things are on a sheet, in screen pixels."
+    "The places of things on a sheet, in screen pixels."
     rows: int; columns: int         # of the grid
     tile: tuple[int, int]           # height, width of a tile as drawn
     pitch: tuple[int, int]          # from one tile to the next
@@ -270,7 +270,7 @@ def completion_notes(
     scale:float,    # the standard deviation that takes the full ink
     n:int,          # completions
 ) -> list[Note]:
-    "What the colours of a sheet of completions mean."
+    "Make the notes that explain the colours of a sheet of completions."
     ramp = print_inks(np.tile(np.linspace(0, 1, 41), (1, 1, SIDE, 1)), np.zeros((1, 3)))[0]
     notes = component_notes(spec)
     if is_drawing(spec): notes.append(Note("hatched: missing", framed(rgb("#888888"), missing=True)))

@@ -42,7 +42,7 @@ class Callback:
         "Before the first update."
 
     def on_step(self, state: TrainState, terms: dict[str, Tensor]) -> None:  # scalars on the device, means over the update
-        "After an update."
+        "After an update; of several processes, each has its part of the terms, so that what stops all must follow from the position."
 
     def measure(self, state: TrainState) -> dict[str, float]:
         "Further figures of a validation."
@@ -150,7 +150,8 @@ class Budget(Callback):
 
     def on_start(self, state):
         self.started = time.monotonic()
-        state.stop = state.stop or self.spent(state)
+        # A run that was stopped before a validation has that first.
+        if state.position.batch != state.sampler.batches: state.stop = state.stop or self.spent(state)
 
     def on_step(self, state, terms):
         if state.position.batch == state.sampler.batches: return
@@ -169,7 +170,7 @@ class EarlyStopping(Callback):
     def on_start(self, state): self.on_validation(state, {})
 
     def on_validation(self, state, figures):
-        if state.best.waited >= self.patience: state.stop = "early_stopping"
+        if state.best.waited >= self.patience: state.stop = state.stop or "early_stopping"
 
 # %% ../../nbs/train/09_callbacks.ipynb #62bd64c5
 class MetricLogger(Callback):
@@ -200,7 +201,7 @@ class MetricLogger(Callback):
         numbers = iter(state.distributed.sum(torch.stack([term.float() for *_, terms in waiting for term in terms.values()])).tolist())
         for at, update, lrs, terms in waiting:
             values = {name: next(numbers) for name in terms}
-            # The terms before the loss: they made the loss so.
+            # A term is blamed before the loss that it went into.
             bad = next((name for name in sorted(values, key=lambda name: name.startswith("loss")) if not math.isfinite(values[name])), None)
             if bad: raise self.diverged(state, at, update, f"{bad} became {values[bad]}")
             state.epoch.add(values, update.designs)
@@ -215,7 +216,7 @@ class MetricLogger(Callback):
         for name, value in figures.items():
             if not math.isfinite(value): raise not_finite(state, self.run, f"val/{name} became {value} in epoch {state.position.epoch}")
         now = time.monotonic()
-        record = {"epoch": state.position.epoch, "time_per_epoch": state.epoch.seconds + now - self.epoch_started, "lr": state.training.lr * state.lr_scale}
+        record = {"epoch": state.position.epoch, "time_per_epoch": state.epoch.seconds + now - self.epoch_started, "lr": next(iter(learning_rates(state, state.lr_scale).values()))}
         record |= {f"val/{name}": value for name, value in figures.items()}
         if state.best.epoch: record[f"best/val_{state.model.selected_by}"] = state.best.value
         self.trackers.log(record, state.position.step, state.position.epoch)
@@ -370,7 +371,7 @@ class SamplePictures(Callback):
         self.cond = None if data.val.cond is None else data.val.cond[torch.arange(count) % len(data.val)]
 
     def on_step(self, state, terms):
-        if state.position.step % self.every >= len(state.update.batches): return
+        if state.position.step // self.every == (state.position.step - len(state.update.batches)) // self.every: return
         model, device = state.evaluated, state.device
         cond = None if self.cond is None else self.cond.to(device)
         x = model.sample(self.count, cond, generator=generator("samples", state.training.seed, device=device)).float().cpu()
@@ -428,8 +429,8 @@ class Checkpoints(Callback):
 
     def on_validation(self, state, figures):
         at = state.position
-        best = bool(figures) and at.step == state.best.step or state.model.selected_by is None
-        if best or at.epoch % self.training.check_every == 0: self.save(state, best)
+        best = bool(figures) and at.step == state.best.step
+        if best or at.epoch % self.training.check_every == 0: self.save(state, best or state.model.selected_by is None)
 
     def on_end(self, state):
         if self.position != state.position: self.save(state)

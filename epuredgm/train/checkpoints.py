@@ -33,7 +33,7 @@ from ..core.runs import atomic_write, fsync_folder
 def storable(
     state: dict[str, Tensor],               # a `state_dict`, on any device, in any memory format
 ) -> tuple[dict[str, Tensor], dict[str, str]]:  # contiguous tensors that share no memory; name → name of the tensor it is tied to
-    "What `safetensors` takes, and which names are one and the same tensor; `TypeError` for what isn't a tensor."
+    "Turn a state into tensors that `safetensors` takes, and list the names of tied ones; `TypeError` for what isn't a tensor."
     tensors, tied, first_name, memories = {}, {}, {}, set()
     for name, tensor in state.items():
         if not isinstance(tensor, Tensor):
@@ -157,7 +157,7 @@ def read_pointer(
     folder: Path,      # `checkpoints/` of a run
     pointer: str,      # "latest" or "best"
 ) -> Path | None:      # the checkpoint it names, None where there is no such pointer
-    "Where a pointer points; `RunError` where it says anything but the name of a checkpoint."
+    "Find the checkpoint that a pointer names; `RunError` where it says anything but the name of a checkpoint."
     try: name = (Path(folder) / pointer).read_text().strip()
     except FileNotFoundError: return None
     except (OSError, UnicodeDecodeError) as error: raise RunError(f"{folder}/{pointer} can't be read: {error}") from error

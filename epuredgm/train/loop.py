@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..core.config import Config, TrainingConfig
+from ..core.config import Config
 from ..core.errors import DataError, RunError
 from ..core.runs import RunFolder
 from ..data.designs import Batch, Designs, Splits
@@ -69,7 +69,7 @@ def training_step(
 ) -> dict[str, Tensor]:  # terms, scalars on the device: means over the update, this process's part
     "Make one update of every phase whose turn it is."
     state.model.train()
-    progress, at, terms = state.progress, state.position, {}
+    progress, at, terms, owners = state.progress, state.position, {}, {}
     key = (state.sampler.seed, at.epoch)
     for name, optimizer in state.optimizers.items():
         if not optimizer.phase.when(progress): continue
@@ -77,11 +77,11 @@ def training_step(
         for batch, index, share in batches:
             noise = state.random.seed(*key, index, state.sampler.rank, name)
             with state.precision.autocast(): losses = dict(optimizer.phase.loss(batch, progress, noise))
-            for what, value in losses.pop("seen", {}).items(): seen[what] = seen.get(what, 0) + value.detach()
-            optimizer.backward(losses["loss"], share)
-            for term, value in losses.items(): add(terms, term_name(state, name, term), value.detach(), share)
+            for what, value in losses.pop("seen", {}).items(): seen[what] = seen.get(what, 0) + (value.detach() if share else torch.zeros_like(value))
+            if share: optimizer.backward(losses["loss"], share)
+            for term, value in losses.items(): add(terms, owners, term_name(state, name, term), name, value.detach(), share)
         norm = optimizer.step(update.lr_scale)
-        if norm is not None: add(terms, term_name(state, name, "grad_norm"), norm, sum(share for *_, share in batches))
+        if norm is not None: add(terms, owners, term_name(state, name, "grad_norm"), name, norm, sum(share for *_, share in batches))
         state.model.after_phase(name, progress, {what: state.distributed.sum(value) for what, value in seen.items()},
                                 state.random.seed(*key, update.batches.start, name, "after"))
         if state.average: state.average.update(name)
@@ -89,9 +89,17 @@ def training_step(
     return terms
 
 
-def add(terms: dict, name: str, value: Tensor, share: float) -> None:  # share of the update's designs
-    "Add a batch's part to a term."
-    value = value if share == 1.0 else value * share
+def add(
+    terms: dict[str, Tensor],  # of the update so far
+    owners: dict[str, str],    # term → the phase that reports it
+    name: str,
+    phase: str,
+    value: Tensor,             # mean over a batch
+    share: float,              # of the update's designs; 0 for a placeholder, whose value may be anything
+) -> None:
+    "Add a batch's part to a term; ValueError where two phases report a term of one name."
+    if owners.setdefault(name, phase) != phase: raise ValueError(f"the phases {owners[name]} and {phase} both report {name!r}: give the terms names of their own")
+    value = value if share == 1.0 else value * share if share else torch.zeros_like(value)
     terms[name] = terms[name] + value if name in terms else value
 
 
@@ -113,7 +121,7 @@ def validate(
         if state.interrupted: break
         with state.precision.autocast():
             found = model.validate(fetch(state, designs, batches[index]), state.random.seed("validation", state.sampler.seed, index))
-        row = {name: value.double().to(state.device) * bool(mine) for name, value in found.items()}
+        row = {name: value.double().to(state.device) if mine else torch.zeros_like(value, dtype=torch.float64, device=state.device) for name, value in found.items()}
         total = row if total is None else {name: total[name] + value for name, value in row.items()}
     state.stop = StopSignals.agreed(state) or state.stop
     if state.stop: return {}
@@ -126,7 +134,6 @@ def validate(
 def fit(
     state: TrainState,
     data: Splits,          # train and val, on the device
-    training: TrainingConfig,
     callbacks: Callbacks,  # told in their order; checkpoints come last
 ) -> "Outcome":
     "Train from where the state stands to the end, or to a reason to stop."
@@ -134,7 +141,7 @@ def fit(
     with state.random.isolated():
         try:
             callbacks.start(state)
-            while not state.stop and state.position.epoch < training.epochs: train_epoch(state, data, callbacks)
+            while not state.stop and state.position.epoch < state.training.epochs: train_epoch(state, data, callbacks)
             callbacks.end(state)
         finally:
             callbacks.close()
@@ -173,7 +180,7 @@ def epoch_figures(
 
 @dataclass
 class Outcome:
-    "How a training ended."
+    "The end of a training: its reason, its position and the best validation."
     reason: str           # "epochs", "early_stopping", "max_steps", "max_minutes", "SIGINT", "SIGTERM", or a callback's own
     step: int             # batches done
     epoch: int            # epochs done
@@ -228,11 +235,11 @@ def train_model(
     main, progress = state.distributed.main, progress and state.distributed.main
     data = data.to(state.device, int(config.training.memory_budget_gb * 1e9))
     callbacks = default_callbacks(state, data, config, run, trackers if main and trackers else Trackers(), callbacks, progress)
-    if resume: callbacks[-1].resume(state)
+    if resume: next(each for each in callbacks if isinstance(each, Checkpoints)).resume(state)
     elif list_checkpoints(run.path / "checkpoints"):
         raise RunError(f"{run.path} holds checkpoints of an earlier training: resume it, or choose another run_dir")
     if main: note_environment(state, run)
-    outcome = fit(state, data, config.training, callbacks)
+    outcome = fit(state, data, callbacks)
     outcome.warning = next(each.warning for each in callbacks if isinstance(each, Watch)) or ""
     if state.position.epoch < state.stages[-1].start and main:
         tqdm.write(f"stopped before its last stage, {state.stages[-1].name}: samples mean nothing until that is trained, so resume it")

@@ -51,10 +51,9 @@ class PhaseOptimizer:
         training: TrainingConfig,
         precision: Precision,
         distributed: Distributed,
-        alone: bool = False,                    # the only phase of its model
         owner: "PhaseOptimizer | None" = None,  # of the phase `by`, whose optimiser moves the parameters
     ):
-        self.phase, self.precision, self.distributed, self.owner, self.alone = phase, precision, distributed, owner, alone
+        self.phase, self.precision, self.distributed, self.owner = phase, precision, distributed, owner
         self.parameters = [parameter for parameter in phase.parameters if parameter.requires_grad]
         self.config = owner.config if owner else optimizer_config(phase, training)
         self.optimizer = owner.optimizer if owner else build_optimizer(self.parameters, self.config, distributed.device)
@@ -63,7 +62,7 @@ class PhaseOptimizer:
         "Add a batch's part to the gradient."
         if share != 1.0: loss = loss * share
         if self.precision.scaler: loss = self.precision.scaler.scale(loss)
-        loss.backward(inputs=None if self.alone else self.parameters)
+        loss.backward(inputs=self.parameters)
 
     def step(self, scale: float) -> Tensor | None:  # of the learning rate → norm of the gradient, where it is clipped
         "Clip, step and clear the gradient, without asking the device for a value."
@@ -98,8 +97,11 @@ def build_phase_optimizers(
     names = [phase.name for phase in phases]
     for name in training.phases:
         if name not in names: raise ConfigError(f"training.phases.{name}: this model has no such phase{near_miss(name, names)}, {there_are(names)}")
-    optimizers = {phase.name: PhaseOptimizer(phase, training, precision, distributed, len(phases) == 1) for phase in phases if not phase.by}
+    optimizers = {phase.name: PhaseOptimizer(phase, training, precision, distributed) for phase in phases if not phase.by}
     for phase in (phase for phase in phases if phase.by):
+        if phase.name in training.phases: raise ConfigError(f"training.phases.{phase.name}: its parameters are moved by the optimiser of {phase.by}, configure that one")
+        if phase.by not in optimizers or not {*map(id, phase.parameters)} <= {*map(id, optimizers[phase.by].phase.parameters)}:
+            raise ValueError(f"phase {phase.name}: `by` expects a phase with an optimiser of its own that moves the same parameters, got {phase.by!r}")
         optimizers[phase.name] = PhaseOptimizer(phase, training, precision, distributed, owner=optimizers[phase.by])
     return {name: optimizers[name] for name in names}
 

@@ -51,7 +51,7 @@ def build_model(
 def digest_of_names(
     splits: Splits,
 ) -> dict[str, list]:  # "train" and "val" → [number of designs, digest of their names]
-    "Which designs are trained on, and which are held out."
+    "Count and digest the names of the designs that are trained on, and of those that are held out."
     names = {"train": splits.train.names, "val": splits.val.names}
     return {part: [len(some), hashlib.blake2b("\0".join(some).encode(errors="surrogateescape"), digest_size=8).hexdigest()] for part, some in names.items()}
 
@@ -60,7 +60,7 @@ def other_designs(
     design: dict,    # what a run's design.json holds
     splits: Splits,  # its data as they are now
 ) -> str:            # "" where they are the same, or the run is of a time when this wasn't kept
-    "What has become of the data of a run."
+    "Describe the change of a run's data since it was trained."
     then, now = design.get("designs"), digest_of_names(splits)
     if then is None or then == now: return ""
     (train, val), (train_now, val_now) = ([some[part][0] for part in ("train", "val")] for some in (then, now))

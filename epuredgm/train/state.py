@@ -125,7 +125,8 @@ class TrainState:
     def lr_scale(self) -> float:
         "The scale of every phase's learning rate."
         training, stage = self.training, self.stage
-        scheduled = lr_scale(self.position.step - stage.first_step, training.scheduler, training.lr_warmup_steps, stage.steps, training.lr_final)
+        step = (self.position.epoch - stage.start) * stage.sampler.batches + self.position.batch
+        scheduled = lr_scale(step, training.scheduler, training.lr_warmup_steps, stage.steps, training.lr_final)
         return self.plateau.scale * scheduled * (stage.lr / training.lr)
 
     @property
@@ -134,7 +135,7 @@ class TrainState:
         return self.average.module if self.average else self.model
 
     def crossed(self, every: int) -> bool:
-        "Whether the last update reached a multiple of so many batches, or the end of the epoch."
+        "Tell whether the last update reached a multiple of so many batches, or the end of the epoch."
         at = self.position
         return at.batch == self.sampler.batches or at.step // every > (at.step - len(self.update.batches)) // every
 
