@@ -76,7 +76,7 @@ class Disentanglement(Section):
 
     def measure(self):
         c = self.context
-        promised = getattr(c.run.model, "dimensions", None)  # an AR-VAE names the dimension of an attribute
+        promised = c.run.model.attribute_dimensions or None
         return disentanglement_scores(c.posterior.mean, c.designs.attributes, c.designs.attribute_names, promised, seed=c.seed)
 
     def draw(self, scores): return {"disentanglement": disentanglement_figure(scores)}

@@ -144,6 +144,7 @@ def in_units_of(
     return DiagonalNormal((posterior.mean - mean) / std, posterior.logvar - 2 * std.log()), correlation(prior.covariance.dense().double())[0].to(posterior.mean.device)
 
 
+@torch.no_grad()
 def learned_prior(
     model: LatentVariableModel,
 ) -> JointNormal | None:  # of one row; None: N(0, I)

@@ -21,7 +21,7 @@ from ..evaluate.latents import fit_line
 from ..evaluate.pages import pages_together
 from ..plot.pictures import Mirror
 from .traversals import device_of
-from ..models.contract import GenerativeModel, in_eval_mode
+from ..models.contract import GenerativeModel, LatentVariableModel, in_eval_mode
 from ..train.encoding import encode_designs
 
 # %% auto #0
@@ -45,7 +45,7 @@ def measure_wheels(
     return {"radius": radius, "thickness": ink[:, 0]/(2*torch.pi*radius), "hub": (ink[:, 1]/torch.pi).sqrt()}
 
 
-class WheelModel(GenerativeModel):
+class WheelModel(LatentVariableModel):
     "z → a rim and a hub of known lengths; the fourth latent draws nothing."
     latent_dim = 4
 
@@ -215,7 +215,7 @@ def need_latents(
     model:GenerativeModel,
 ) -> None:
     "Raises EpureError for a family that has no latents to walk in."
-    if not getattr(model, "has_latents", True):
+    if not isinstance(model, LatentVariableModel):
         raise EpureError(f"{type(model).__name__} has no latents to walk in: take a run of a family that encodes, such as beta_vae, gmrf_mvae or meta_vae")
 
 

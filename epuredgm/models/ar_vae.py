@@ -150,6 +150,6 @@ def build_ar_vae(
     vae = models.get(config.vae.type).build(config.vae, spec)
     if not isinstance(vae, VAE) or any(isinstance(penalty, AttributeOrder) for penalty in vae.penalties):
         raise ConfigError(f"model.vae.type: {config.vae.type} can't be regularised, name a VAE that is not regularised already, such as beta_vae")
-    vae.section_name = "model.vae"
+    vae.section_name, vae.attribute_dimensions = "model.vae", dict(config.attributes)
     vae.penalties.extend([*([Capacity(config.capacity)] if config.capacity else []), AttributeOrder(config, spec, vae.latent_dim)])
     return vae

@@ -263,6 +263,7 @@ class LatentVariableModel(GenerativeModel):
 
     samplers = ("aggregated", "mixture", "prior")  # the encoded training designs, Gaussians fitted to them, p(z)
     latent_dim: int  # D
+    attribute_dimensions: dict[str, int] = {}  # attribute → the latent dimension that is trained to grow with it
     prior: Callable  # () → p(z), a distribution of one row with mean, logvar (1, D) and sample; a module or a method
 
     @property
