@@ -144,13 +144,12 @@ def in_units_of(
     return DiagonalNormal((posterior.mean - mean) / std, posterior.logvar - 2 * std.log()), correlation(prior.covariance.dense().double())[0].to(posterior.mean.device)
 
 
-@torch.no_grad()
 def learned_prior(
     model: LatentVariableModel,
 ) -> JointNormal | None:  # of one row; None: N(0, I)
     "Give the prior of a model that learned one."
     prior = model.prior() if isinstance(model, LatentVariableModel) else None
-    return prior if isinstance(prior, JointNormal) else None
+    return prior.detached() if isinstance(prior, JointNormal) else None
 
 # %% ../../nbs/evaluate/01_latents.ipynb #1116be5e
 def readout_scores(

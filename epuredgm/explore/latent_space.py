@@ -49,7 +49,9 @@ class WheelModel(LatentVariableModel):
     "z → a rim and a hub of known lengths; the fourth latent draws nothing."
     latent_dim = 4
 
-    def __init__(self): super().__init__(DesignSpec(components=("rim", "hub"), height=48, width=48))
+    def __init__(self):
+        super().__init__(DesignSpec(components=("rim", "hub"), height=48, width=48))
+        self.prior = StandardNormal(self.latent_dim)
 
     @in_eval_mode
     def decode(self, z, cond=None, size=None):
