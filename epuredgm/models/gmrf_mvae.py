@@ -214,7 +214,7 @@ class NetworkPosterior(nn.Module):
     ) -> JointNormal:  # (B, D), on the observed components
         "Build the posterior."
         mean, unconstrained, embedding = outputs
-        inside = spread_over_blocks(observed, mean[0].numel())
+        inside = spread_over_blocks(observed, mean.shape[1:].numel())
         variance = positive_variance(unconstrained.flatten(1).masked_fill(~inside, 0.0), self.transform)
         coefficients = embedding.new_zeros(len(embedding), 0) if self.dependence is None else self.dependence(embedding, observed)
         covariance = build_covariance(self.kind, variance, coefficients, observed.shape[1], self.epsilon, inside)
