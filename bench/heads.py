@@ -70,7 +70,7 @@ def head_epochs(tiny: bool, folder: Path) -> list[Result]:
     vae = Run(folder, config, build_model(parse_config({
         "model": {"type": "beta_vae", "latent_dim": latent, "nf": 4, "nf_max": 8, "stages": 2}, "data": {"type": "toy_epures"}}), spec), 0, {}, torch.device("cpu"))
     train, val = random_table(rows, latent, spec, 1), random_table(max(8, rows // 10), latent, spec, 2)
-    statistics = target_statistics(train.targets, config.model.targets, "standard")
+    statistics = target_statistics(train.attributes, config.model.targets, "standard")
     run = RunFolder.create(config.run_dir, config, overwrite=True)
     training = TrainingEpochs(build_head(config, vae, latent, statistics), Splits(train, val), config, run)
     start = time.perf_counter()
