@@ -22,7 +22,7 @@ from ..blocks.aggregated import AggregatedPosterior
 from ..blocks.conditions import check_conditions
 from ..blocks.gaussians import DiagonalNormal
 from ..blocks.mixture import LatentMixture
-from ..core.config import Config, load_config
+from ..core.config import Config, load_config, shown
 from ..core.errors import DataError, EpureError, RunError, listing
 from ..core.registry import models
 from ..core.runs import RunFolder
@@ -61,6 +61,9 @@ def other_designs(
     splits: Splits,  # its data as they are now
 ) -> str:            # "" where they are the same, or the run is of a time when this wasn't kept
     "Describe the change of a run's data since it was trained."
+    kind = splits.spec.to_dict()
+    different = [f"{name} {shown(before)} then and {shown(kind.get(name))} now" for name, before in design.get("spec", {}).items() if before != kind.get(name)]
+    if different: return f"was trained on data of another kind than they are now, {listing(different)}"
     then, now = design.get("designs"), digest_of_names(splits)
     if then is None or then == now: return ""
     (train, val), (train_now, val_now) = ([some[part][0] for part in ("train", "val")] for some in (then, now))
