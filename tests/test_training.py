@@ -332,8 +332,8 @@ def test_a_planned_training_is_resumed_as_it_was_planned(tmp_path, monkeypatch):
         def on_step(self, state, terms): state.stop = "enough" if state.position.step == 7 else state.stop
 
     small = dict(type="beta_vae", nf=4, nf_max=4, stages=1, stem=4, latent_dim=2, mask_warmup_epochs=3)
-    values = dict(model=small, data=dict(type="toy_epures", n=32, n_val=8), training=dict(epochs="auto", max_minutes=0.2, batch_size=8, precision="float32", device="cpu", scheduler="cosine"))
-    speeds = iter(([2.0], [2.0], [0.1]))
+    values = dict(model=small, data=dict(type="toy_epures", n=32, n_val=8), training=dict(epochs="auto", max_minutes=10, batch_size=8, precision="float32", device="cpu", scheduler="cosine"))
+    speeds = iter(([100.0], [100.0], [1.0]))
     monkeypatch.setattr("epuredgm.train.plan.seconds_per_epoch", lambda *_, **__: next(speeds))
     whole = train(parse_config(values | {"run_dir": str(tmp_path / "whole")}), progress=False)
     config = parse_config(values | {"run_dir": str(tmp_path / "stopped")})
