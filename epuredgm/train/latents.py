@@ -188,7 +188,8 @@ def target_table(
     scales = [statistics.get(name, {"mean": 0., "std": 1.}) for name in targets]
     found = torch.stack([columns[name].double() * scale["std"] + scale["mean"] for name, scale in zip(targets, scales)], 1).float()
     gaps = found.isnan().nonzero().tolist()
-    if gaps: raise DataError(f"{source}: the design {designs.names[gaps[0][0]]} has no {targets[gaps[0][1]]}, and {len(gaps) - 1} more values are missing: complete them, or leave the designs or the targets out")
+    if gaps: raise DataError(f"{source}: {designs.names[gaps[0][0]]} has no {targets[gaps[0][1]]}{f', and {len(gaps) - 1} more values are missing' if len(gaps) > 1 else ''}: "
+                             "complete them, or leave the designs or the targets out")
     return found
 
 # %% ../../nbs/train/11a_latents.ipynb #c5c07a26
