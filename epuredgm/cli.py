@@ -184,6 +184,7 @@ def train_command(
 ) -> None:
     "Train the model of a configuration, or go on with it."
     from epuredgm.core.config import load_config
+    from epuredgm.core.registry import models
     from epuredgm.train.run import train
     if resume and overwrite: raise ConfigError("--resume goes on with a run and --overwrite replaces it: give one of them")
     path = one_configuration(config, config_file)
@@ -195,7 +196,8 @@ def train_command(
     check_run_folder(Path(chosen.run_dir).expanduser(), path, resume, overwrite)
     run = train(chosen, resume=resume, overwrite=overwrite, progress=progress)
     if not progress: typer.echo(str(run.outcome))
-    typer.echo(f"the run is in {run.path}: epuredgm evaluate {run.path}, epuredgm sample {run.path}")
+    draws = models.get(chosen.model.type).listed  # a head and a judge don't
+    typer.echo(f"the run is in {run.path}" + f": epuredgm evaluate {run.path}, epuredgm sample {run.path}" * draws)
 
 # %% ../nbs/cli.ipynb #5ca1ab1e
 def height_and_width(
