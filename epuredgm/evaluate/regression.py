@@ -26,7 +26,7 @@ from ..core.runs import RunFolder, atomic_write, changes
 from ..core.seeds import generator, key_seed
 from ..core.spec import DesignSpec
 from ..data.attributes import AttributesConfig, RunDataConfig, open_pictures
-from ..data.designs import Batch, Designs, Splits, build_data, positions
+from ..data.designs import Batch, Designs, Splits, build_data, digest_of, positions
 from ..data.folders import FolderConfig, folder_like, load_all
 from .latents import r_squared_of, squares
 from .scores import Score, bootstrap_sums, plain, text_table
@@ -37,6 +37,7 @@ from ..train.checkpoints import decode_state, encode_state, load_chosen, restore
 from ..train.loop import Outcome, train_model
 from ..train.precision import resolve_device
 from ..train.run import Run, load_run
+from ..train.sampler import own_torch
 from ..train.trackers import make_trackers
 
 # %% ../../nbs/evaluate/12_regression.ipynb #0bafbf90
@@ -190,6 +191,10 @@ class LatentTable:
         "Take all rows in order, `batch_size` at a time."
         for start in range(0, len(self), batch_size): yield self.batch(slice(start, start + batch_size))
 
+    def digest(self) -> str:
+        "Digest names, latents and targets."
+        return digest_of(self.names, self.images, self.attributes)
+
     def batch(self, indices, device=None, epoch=None) -> Batch:
         "Take some rows, the same in every epoch; `x` is (B, D)."
         names = None
@@ -270,6 +275,7 @@ def fit_ridge(
     return Ridge(weight, bias, level, torch.as_tensor(fitted.alpha_).reshape(-1))
 
 # %% ../../nbs/evaluate/12_regression.ipynb #165b49b9
+@own_torch()
 def build_head(
     config: Config,     # of a head
     vae: Run,
@@ -357,6 +363,7 @@ def load_head(
     return HeadRun(folder.path, config, model.to(device).eval(), vae, ridge, saved.step, device=device)
 
 # %% ../../nbs/evaluate/12_regression.ipynb #7e816ec0
+@own_torch()
 def train_head(
     config: Config,           # whose model is a regression_head
     resume: bool = False,     # go on with the run in config.run_dir
@@ -372,10 +379,11 @@ def train_head(
     statistics = target_statistics(data.targets, config.model.targets, config.model.target_norm, data.splits.source)
     model = build_head(config, vae, data.latents.shape[1], statistics, data.cached)
     model.see_latents(data.latents)
+    begun = resume and RunFolder(config.run_dir).steps
     with RunFolder.create(config.run_dir, config, resume=resume, overwrite=overwrite) as folder:
-        write_head_facts(folder, model, vae, data, statistics, digest)
+        if not begun: write_head_facts(folder, model, vae, data, statistics, digest)
         outcome = train_model(model, data.training, config, folder, make_trackers(config, folder), resume=resume, progress=progress,
-                              after_signal=f"and this goes on from it: epuredgm regress train -c {folder.path} --resume")
+                              after_signal=f"and this goes on from it: epuredgm regress train -c {folder.path} --resume", depends={"the VAE": digest})
         if weights_digest(model.encoder) != digest: raise RunError(f"{folder.path}: the weights of the frozen VAE have changed during training, which is a defect: report it")
         folder.write_json("design.json", folder.read_json("design.json") | {"vae_unchanged": True})
     best = (folder.path / "checkpoints" / "best").exists()

@@ -28,16 +28,18 @@ from ..core.registry import models
 from ..core.runs import RunFolder
 from ..core.seeds import key_seed
 from ..core.spec import DesignSpec
-from ..data.designs import Designs, Splits, build_data, in_units, standardised
+from ..data.designs import Designs, Splits, build_data, digest_of, in_units, standardised
 from ..models.contract import GenerativeModel, LatentVariableModel, check_count
 from .callbacks import Callback
-from .checkpoints import decode_state, list_checkpoints, load_chosen, restore
+from .checkpoints import decode_state, load_chosen, restore
 from .encoding import encode_designs, to_device
 from .loop import Outcome, train_model
 from .precision import resolve_device
+from .sampler import own_torch
 from .trackers import make_trackers
 
 # %% ../../nbs/train/11_run.ipynb #244bba4b
+@own_torch()
 def build_model(
     config: Config,
     spec: DesignSpec,  # of the data
@@ -261,6 +263,7 @@ def read_pretrained(
     return contents
 
 
+@own_torch()
 def train(
     config: Config,
     resume: bool = False,  # go on with the run in config.run_dir
@@ -272,16 +275,20 @@ def train(
     if config.run_dir is None: raise EpureError("run_dir: expected the folder that the run is written to, got none")
     splits = build_data(config.data)
     model = build_model(config, splits.spec)
-    begun = resume and list_checkpoints(Path(config.run_dir).expanduser() / "checkpoints")
+    begun = resume and RunFolder(config.run_dir).steps
     if not begun:
         model.fit_statistics(splits.train)
         model.load_pretrained(read_pretrained(model))
-    model.load_feature_networks(read_features(model))
+    features = read_features(model)
+    model.load_feature_networks(features)
+    depends = {f"the network of {path}": digest_of(list(network), *(value for value in network.values() if isinstance(value, Tensor))) for path, network in features.items()}
+    if not progress and set(model.feature_paths()) - set(features):  # else the summary says it
+        for note in model.notes(): warnings.warn(note, stacklevel=3)
     with RunFolder.create(config.run_dir, config, resume=resume, overwrite=overwrite) as folder:
-        changed = other_designs(folder.read_json("design.json"), splits) if begun else ""
+        if not begun: folder.write_json("design.json", {"spec": splits.spec.to_dict(), "statistics": splits.statistics, "designs": digest_of_names(splits)})
+        changed = other_designs(folder.read_json("design.json"), splits)
         if changed: raise RunError(f"{folder.path} can't be resumed: it {changed}; put the data back, or choose another run_dir")
-        folder.write_json("design.json", {"spec": splits.spec.to_dict(), "statistics": splits.statistics, "designs": digest_of_names(splits)})
-        outcome = train_model(model, splits, config, folder, make_trackers(config, folder), callbacks, resume, progress)
+        outcome = train_model(model, splits, config, folder, make_trackers(config, folder), callbacks, resume, progress, depends=depends)
     # stopped before its first validation, it has weights but none that are known as the best
     run = load_run(folder.path, "best" if (folder.path / "checkpoints" / "best").exists() else "latest")
     run.data, run.outcome = splits, outcome  # open already; how the training ended
