@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TORCH_CACHE', 'build_model', 'digest_of_names', 'other_designs', 'Run', 'load_run', 'check_layout', 'designs_of',
-           'read_features', 'read_pretrained', 'train']
+           'feature_file', 'read_features', 'read_pretrained', 'prepared_model', 'train']
 
 # %% ../../nbs/train/11_run.ipynb #084a9abb
 import hashlib
@@ -28,12 +28,13 @@ from ..core.registry import models
 from ..core.runs import RunFolder
 from ..core.seeds import key_seed
 from ..core.spec import DesignSpec
-from ..data.designs import Designs, Splits, build_data, digest_of, in_units, standardised
+from ..data.designs import Designs, Splits, build_data, in_units, standardised
 from ..models.contract import GenerativeModel, LatentVariableModel, check_count
 from .callbacks import Callback
 from .checkpoints import decode_state, load_chosen, restore
 from .encoding import encode_designs, to_device
 from .loop import Outcome, train_model
+from .plan import plan_epochs, with_epochs
 from .precision import resolve_device
 from .sampler import own_torch
 from .trackers import make_trackers
@@ -228,15 +229,22 @@ def designs_of(
 TORCH_CACHE = "torch-cache:"
 
 
+def feature_file(
+    name: str,  # of `feature_paths`
+) -> Path:
+    "Locate the file of a network that is looked through."
+    if name.startswith(TORCH_CACHE): return Path(torch.hub.get_dir(), "checkpoints", name.removeprefix(TORCH_CACHE))
+    return Path(name).expanduser()
+
+
 def read_features(
     model: GenerativeModel,
 ) -> dict[str, dict]:  # path → content, of those that were found
     "The files of networks that a training looks through; RunError for one that is named and can't be read. Torch's cache may lack its own."
     contents = {}
     for name in model.feature_paths():
-        cached = name.startswith(TORCH_CACHE)
-        path = Path(torch.hub.get_dir(), "checkpoints", name.removeprefix(TORCH_CACHE)) if cached else Path(name).expanduser()
-        if cached and not path.is_file(): continue
+        path = feature_file(name)
+        if name.startswith(TORCH_CACHE) and not path.is_file(): continue
         try: contents[name] = decode_state(path.read_bytes())
         except OSError as error:
             raise RunError(f"{path}: {(error.strerror or str(error)).lower()}, and {model.feature_key} names it: "
@@ -263,6 +271,20 @@ def read_pretrained(
     return contents
 
 
+def prepared_model(
+    config: Config,
+    splits: Splits,
+    begun: bool = False,  # whether a checkpoint will give it its weights
+) -> GenerativeModel:
+    "Build a model and give it what it has before its first update: statistics of the data, parts trained elsewhere, networks to look through."
+    model = build_model(config, splits.spec)
+    if not begun:
+        model.fit_statistics(splits.train)
+        model.load_pretrained(read_pretrained(model))
+    model.load_feature_networks(read_features(model))
+    return model
+
+
 @own_torch()
 def train(
     config: Config,
@@ -274,15 +296,14 @@ def train(
     "Train a configuration and give back the run; raises what its data, its folder or its training find wrong."
     if config.run_dir is None: raise EpureError("run_dir: expected the folder that the run is written to, got none")
     splits = build_data(config.data)
-    model = build_model(config, splits.spec)
     begun = resume and RunFolder(config.run_dir).steps
-    if not begun:
-        model.fit_statistics(splits.train)
-        model.load_pretrained(read_pretrained(model))
-    features = read_features(model)
-    model.load_feature_networks(features)
-    depends = {f"the network of {path}": digest_of(list(network), *(value for value in network.values() if isinstance(value, Tensor))) for path, network in features.items()}
-    if not progress and set(model.feature_paths()) - set(features):  # else the summary says it
+    if config.training.epochs == "auto":
+        if begun: config = with_epochs(config, load_config(RunFolder(config.run_dir).path / "config.yaml").training.epochs)
+        else: config = plan_epochs(config, prepared_model(config, splits), splits)
+    model = prepared_model(config, splits, begun)
+    networks = {name: path for name in model.feature_paths() if (path := feature_file(name)).is_file()}
+    depends = {f"the network of {name}": hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest() for name, path in networks.items()}
+    if not progress and set(model.feature_paths()) - set(networks):  # else the summary says it
         for note in model.notes(): warnings.warn(note, stacklevel=3)
     with RunFolder.create(config.run_dir, config, resume=resume, overwrite=overwrite) as folder:
         if not begun: folder.write_json("design.json", {"spec": splits.spec.to_dict(), "statistics": splits.statistics, "designs": digest_of_names(splits)})
