@@ -5,7 +5,7 @@ from unittest import mock
 
 import pytest
 import torch
-from training import Tiny, assert_same, configured, made, SPLITS
+from training import SPLITS, Tiny, assert_same, configured, made
 
 from epuredgm.core import runs
 from epuredgm.core.runs import RunFolder

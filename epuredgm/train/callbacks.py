@@ -16,7 +16,6 @@ import threading
 import time
 import warnings
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +23,7 @@ from tqdm.auto import tqdm
 
 from ..core.config import Config, TrainingConfig
 from ..core.errors import RunError, TrainingError, listing
+from ..core.paths import user_path
 from ..core.runs import RunFolder, atomic_write, checked_for_resume, processor
 from ..core.seeds import generator
 from ..data.designs import Designs, Splits
@@ -400,7 +400,11 @@ class Provenance(Callback):
     def state_dict(self): return {"config": self.config.model_dump(mode="json"), "digests": self.digests, "machine": self.machine}
 
     def load_state_dict(self, state):
-        checked_for_resume(self.run.path, state["config"], self.config)
+        training, differs = self.config.training, checked_for_resume(self.run.path, state["config"], self.config)
+        if "training.epochs" in differs and training.scheduler in ("cosine", "linear"):
+            before, now = differs["training.epochs"]
+            warnings.warn(f"training.epochs was {before} and is {now} now: the {training.scheduler} of the learning rate is that of {now} epochs, so the rate jumps to where it would stand by then; "
+                          "a constant or a plateau goes on smoothly", stacklevel=2)
         changed = [name for name in state["digests"] | self.digests if state["digests"].get(name) != self.digests.get(name)]
         if changed:
             raise RunError(f"{self.run.path} can't be resumed: {listing(changed)} {'is' if len(changed) == 1 else 'are'} not what its checkpoint was trained with (the digest differs): "
@@ -461,7 +465,7 @@ class Checkpoints(Callback):
     def on_stage_end(self, state):
         folder = self.training.pretrained_dir
         if folder is None or not state.distributed.main: return
-        folder = Path(folder).expanduser()
+        folder = user_path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in state.model.export_pretrained().items(): atomic_write(folder / name, encode_state(content))
 

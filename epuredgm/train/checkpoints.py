@@ -28,6 +28,7 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
 from ..core.errors import RunError, listing
+from ..core.paths import user_path
 from ..core.runs import atomic_write, checkpoint_folders, from_json, fsync_folder, remove
 
 # %% ../../nbs/train/05_checkpoints.ipynb #4ebe9aa6
@@ -337,7 +338,7 @@ def find_checkpoint(
         warnings.warn(f"{folder} has no pointer {which}, its newest checkpoint {name} is used", stacklevel=2)
     found = {f"step-{step}": path for step, path in there.items()} | {path.name: path for path in there.values()}
     if name in found: return found[name]
-    if isinstance(which, (str, Path)) and not pointer and Path(which).is_dir(): return Path(which)
+    if isinstance(which, (str, Path)) and not pointer and user_path(which).is_dir(): return user_path(which)
     raise RunError(f"there is {f'no {name}, which {folder / which} points to' if pointed else f'no checkpoint {which} in {folder}'}; the folder holds {listing(f'step-{step}' for step in there)}")
 
 # %% ../../nbs/train/05_checkpoints.ipynb #5579e025

@@ -24,6 +24,7 @@ from ..blocks.gaussians import DiagonalNormal
 from ..blocks.mixture import LatentMixture
 from ..core.config import Config, load_config
 from ..core.errors import DataError, EpureError, RunError, listing
+from ..core.paths import user_path
 from ..core.registry import models
 from ..core.runs import RunFolder
 from ..core.seeds import key_seed
@@ -191,10 +192,12 @@ def load_run(
     "Open the run in a folder; RunError where there is none, or where its checkpoint is damaged."
     folder = RunFolder.open(path)
     config = load_config(folder.path / "config.yaml")
-    design = folder.read_json("design.json")
+    design = folder.read_json("design.json", "spec", "statistics")
+    try: spec = DesignSpec.from_dict(design["spec"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error: raise RunError(f"{folder.path}/design.json holds no specification of designs ({error}), restore it or train again") from error
     device = resolve_device("auto" if device is None else str(device))
     saved = load_chosen(folder.path / "checkpoints", checkpoint)
-    model = build_model(config, DesignSpec.from_dict(design["spec"]))
+    model = build_model(config, spec)
     restore(model, saved.models["model"] | saved.models.get("ema", {}), saved.path)
     return Run(folder.path, config, model.to(device).eval(), saved.step, design["statistics"], device)
 
@@ -204,7 +207,7 @@ def check_layout(
     spec: DesignSpec,    # of the run
 ) -> None:
     "Raises DataError where a folder isn't there, or holds none of the run's components."
-    path = Path(folder).expanduser()
+    path = user_path(folder)
     wanted = f"give --data the folder that holds {listing(spec.components)}"
     if not path.is_dir(): raise DataError(f"{folder}: {'this is a file' if path.exists() else 'there is no such folder'}, {wanted}")
     there = sorted(entry.name for entry in path.iterdir() if entry.is_dir())
@@ -234,7 +237,7 @@ def feature_file(
 ) -> Path:
     "Locate the file of a network that is looked through."
     if name.startswith(TORCH_CACHE): return Path(torch.hub.get_dir(), "checkpoints", name.removeprefix(TORCH_CACHE))
-    return Path(name).expanduser()
+    return user_path(name)
 
 
 def read_features(
@@ -261,7 +264,7 @@ def read_pretrained(
     "The files that a model starts from, without running anything in them; raises RunError for one that can't be read."
     contents = {}
     for path in model.pretrained_paths():
-        try: contents[path] = decode_state(Path(path).expanduser().read_bytes())
+        try: contents[path] = decode_state(user_path(path).read_bytes())
         except OSError as error:
             raise RunError(f"{path}: {(error.strerror or str(error)).lower()}, and the configuration names it as trained already: "
                            "train it first, or leave it out of the configuration") from error
