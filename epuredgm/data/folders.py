@@ -355,7 +355,8 @@ def write_pictures(
                 continue
             picture = Image.fromarray(picture[0] if spec.channels == 1 else np.ascontiguousarray(picture.transpose(1, 2, 0)))
             try:
-                with open(path, "wb" if overwrite else "xb") as file: picture.save(file, "PNG")
+                if overwrite: path.unlink(missing_ok=True)  # a link goes, and what it leads to stays
+                with open(path, "xb") as file: picture.save(file, "PNG")
             except FileExistsError: raise DataError(f"{path}: this file is there already, choose another folder") from None
 
 # %% ../../nbs/data/01_folders.ipynb #b7a1f819

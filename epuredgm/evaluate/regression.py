@@ -419,7 +419,7 @@ def head_designs(
     measured: bool = True,                # whether the designs' targets are needed
 ) -> tuple[Designs, dict, str]:           # designs, statistics of their columns, where they come from
     "Designs to measure a head on, or to apply it to; raises DataError where they don't fit."
-    data = head.config.data
+    data, input_dir = head.config.data, None if input_dir is None else user_path(input_dir)
     if isinstance(data, RunDataConfig): data = RunFolder.open(data.run_dir).read_config().data
     if input_dir is None:
         if head.data is None: head.data = build_data(head.config.data, RunFolder.open(head.path).read_json("design.json")["statistics"] or None)
