@@ -61,12 +61,13 @@ def killed_before(count, folder):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_killed_before_any_change_of_the_folder_it_ends_as_if_it_had_not_been(tmp_path):
+@pytest.mark.parametrize("every", (7, pytest.param(1, marks=pytest.mark.slow)))
+def test_killed_before_a_change_of_the_folder_it_ends_as_if_it_had_not_been(every, tmp_path):
     reference, count = train_into(tmp_path / "reference"), 0
     assert find_checkpoint(reference.path / "checkpoints", "best").name == "step-2"
     while killed_before(count, tmp_path / f"killed-{count}"):
         run = train_into(tmp_path / f"killed-{count}")
         assert_same(run, reference)
         assert sorted(path.name for path in (run.path / "checkpoints").iterdir()) == ["best", "latest", "step-2", "step-3"], count
-        count += 1
+        count += every
     assert count > 100
