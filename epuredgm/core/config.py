@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import (AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt,
-                      SerializeAsAny, ValidationError, field_validator)
+                      SerializeAsAny, ValidationError, field_validator, model_validator)
 from pydantic_core import PydanticCustomError
 
 from .documents import ABSENT, Draft, lookup, translate
@@ -308,7 +308,7 @@ class OptimizerConfig(Section):
 
 class TrainingConfig(Section):
     "Section of the learner, the same for every model."
-    epochs: NonNegativeInt = 100                   # passes through the training split; 0 only builds and evaluates
+    epochs: Annotated[int, Field(ge=0, strict=True)] | Literal["auto"] = 100  # passes through the training split; 0 only builds and evaluates, auto = as many as max_minutes allow here
     batch_size: PositiveInt = 128                  # designs a forward pass
     validation_batch_size: PositiveInt | None = None   # None = batch_size
     lr: PositiveFloat = 2e-4                       # learning rate, the highest of the schedule
@@ -336,10 +336,15 @@ class TrainingConfig(Section):
     pretrained_dir: Annotated[str, Field(min_length=1)] | None = None  # where parts go that other runs can start from, None = nowhere
     log_every: PositiveInt = 20                    # updates between reading the metrics from the device
     max_steps: PositiveInt | None = None           # stop after so many batches, None = epochs decide
-    max_minutes: PositiveFloat | None = None       # stop after so many minutes, None = epochs decide
+    max_minutes: PositiveFloat | None = None       # stop after so many minutes, None = epochs decide; with epochs: auto, what the training is planned for
     seed: int = 0                                  # of the weights, the order and the noise
     device: Annotated[str, AfterValidator(device_name)] = "auto"  # such as cpu or cuda:1
     memory_budget_gb: NonNegativeFloat = 4.0       # data of up to this size live on the device
+
+    @model_validator(mode="after")
+    def _planned(self):
+        if self.epochs == "auto" and self.max_minutes is None: raise ValueError("epochs: auto plans for max_minutes, which is missing; give both, or a number of epochs")
+        return self
 
 # %% ../../nbs/core/03_config.ipynb #58693b86
 class TrackingConfig(Section):
