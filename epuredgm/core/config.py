@@ -25,6 +25,7 @@ from .documents import ABSENT, Draft, lookup, translate
 from .errors import ConfigError, DataError, EpureError, listing, near_miss, there_are
 from .paths import user_path
 from .registry import Registry, datasets, models
+from .shipped import configurations, find_configuration
 from .spec import DesignSpec
 
 # %% ../../nbs/core/03_config.ipynb #97f70e58
@@ -150,7 +151,8 @@ def read_mapping(
     try: text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         siblings = [str(file) for file in path.parent.glob("*") if file.suffix in (".yaml", ".yml", ".json")]
-        raise ConfigError(f"{path}: there is no such file{near_miss(str(path), siblings)}, give the path of a YAML or JSON file") from None
+        near = near_miss(str(path), siblings) or near_miss(path.stem, configurations())
+        raise ConfigError(f"{path}: there is no such file{near}, give the path of a YAML or JSON file or a name that epuredgm configs list has") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: byte {error.start} is not UTF-8, save the file as UTF-8 text") from None
     except (OSError, ValueError) as error:
@@ -600,14 +602,15 @@ def in_run_dir(
 
 
 def load_config(
-    path: str | Path,               # a YAML file, or JSON where it ends so
+    path: str | Path,               # a YAML file, or JSON where it ends so, or the name of a configuration that ships, such as "demo"
     overrides: Sequence[str] = (),  # "training.lr=1e-3", parsed as YAML, applied before anything is checked
     run_dir: str | Path | None = None,  # of the run, in place of what the file says
     **registries: Registry,         # `models` and `datasets`, where not the product's own
 ) -> Config:
     "The configuration in a file; `run_dir` is runs/<name of the file> unless it is given, or the file says otherwise."
+    path = find_configuration(path)
     try:
-        config = parse_config(read_mapping(path), str(path), f"runs/{Path(path).stem}", overrides, **registries)
+        config = parse_config(read_mapping(path), str(path), f"runs/{path.stem}", overrides, **registries)
         return config if run_dir is None else in_run_dir(config, run_dir)
     except RecursionError: raise ConfigError(f"{path}: this is nested too deeply to be a configuration") from None
 
