@@ -21,7 +21,8 @@ from torch import Tensor
 
 from ..core.config import Config, load_config, override_config
 from ..core.errors import ConfigError, DataError, RunError, listing
-from ..core.runs import RunFolder, atomic_write
+from ..core.paths import user_path
+from ..core.runs import RunFolder, atomic_write, make_folder
 from ..core.seeds import generator
 from ..data.attributes import AttributesConfig, RunDataConfig, open_pictures
 from ..data.designs import Designs
@@ -29,6 +30,7 @@ from ..data.folders import FolderConfig, folder_like, load_all
 from .latents import r_squared_of, squares
 from .scores import Score, bootstrap_sums, plain, text_table
 from ..models.regression_head import Ridge
+from ..plot.figures import png
 from ..train.callbacks import Callback
 from ..train.latents import LatentTable, check_fits, encode_table, latents_spec, open_encoded, open_vae, prepared_as, run_and_checkpoint, target_table
 from ..train.run import Run, load_run, other_designs, train
@@ -125,7 +127,7 @@ def head_designs(
     measured: bool = True,                # whether the designs' targets are needed
 ) -> tuple[Designs, dict, str]:           # designs, statistics of their columns, where they come from
     "Designs to measure a head on, or to apply it to; raises DataError where they don't fit."
-    config, spec = head.run.config.data, head.vae.spec
+    config, spec, input_dir = head.run.config.data, head.vae.spec, None if input_dir is None else user_path(input_dir)
     data = config.designs
     if input_dir is None:
         splits = open_encoded(config, head.vae)
@@ -180,12 +182,9 @@ def evaluate_head(
     report |= {"targets": list(head.targets), "n": len(table), "source": source, "step": head.run.step, "ridge_penalty": ridge.penalty.tolist(),
                "arguments": {"input_dir": input_dir, "output_dir": output_dir, "batch_size": batch_size, "num_samples": num_samples, "seed": seed, **arguments},
                "files": table.names}
-    folder = Path(head.path / "eval" if output_dir is None else output_dir).expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
-    if draw is not None:
-        drawn = io.BytesIO()
-        draw(measured, ways["metrics"], head.targets).savefig(drawn, format="png")
-        atomic_write(folder / "predictions.png", drawn.getvalue())
+    folder = RunFolder(head.path).folder("eval") if output_dir is None else user_path(output_dir)
+    make_folder(folder)
+    if draw is not None: atomic_write(folder / "predictions.png", png(draw(measured, ways["metrics"], head.targets)))
     atomic_write(folder / "metrics.json", json.dumps(plain(report), indent=2))
     return report
 
@@ -238,8 +237,8 @@ def predict_designs(
     "Predict the targets of designs and write them; DataError where designs don't fit the VAE."
     table, _ = head_latents(head, input_dir, num_samples, batch_size, measured=False)
     found = {name: dict(zip(head.targets, row)) for name, row in zip(table.names, head.predict(table.batch(slice(None)).x).tolist())}
-    folder = Path(head.path / "inference" if output_dir is None else output_dir).expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = RunFolder(head.path).folder("inference") if output_dir is None else user_path(output_dir)
+    make_folder(folder)
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows([["filename", *head.targets], *([name, *values.values()] for name, values in found.items())])
     atomic_write(folder / "predictions.csv", text.getvalue())
@@ -252,7 +251,7 @@ def head_configuration(
     overrides: Sequence[str] = (),  # "training.lr=1e-3"
 ) -> Config:
     "The configuration of a head; raises ConfigError where it is one of something else."
-    path = Path(path)
+    path = user_path(path)
     if path.is_dir(): path = path / "config.yaml"
     config = load_config(path, overrides)
     check_head(config, path)
@@ -266,9 +265,9 @@ def open_head(
 ) -> HeadRun:
     "A trained head by its configuration; raises RunError where there is none, and DataError where the file asks for other targets."
     config, which, where = head_configuration(path), "best", None
-    if checkpoint in ("best", "latest") or checkpoint is not None and checkpoint.isdigit(): which = int(checkpoint) if checkpoint.isdigit() else checkpoint
+    if checkpoint in ("best", "latest") or checkpoint is not None and checkpoint.isascii() and checkpoint.isdigit(): which = checkpoint
     elif checkpoint is not None: where, which = run_and_checkpoint(checkpoint, "--checkpoint")
-    where = Path(config.run_dir).expanduser() if where is None else where
+    where = user_path(config.run_dir) if where is None else where
     if not (where / "config.yaml").is_file(): raise RunError(f"{where} holds no head yet: train it with epuredgm regress train -c {path}, or give --checkpoint")
     head, asked = load_head(where, which, vae=open_vae(config.data.vae)), config.data.targets
     if head.targets != asked:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ..core.config import DataConfig, DataInside, Section, each_once, load_config
 from ..core.errors import ConfigError, DataError, RunError, listing, near_miss
+from ..core.paths import user_path
 from ..core.registry import datasets
 from ..core.runs import changes
 from ..core.spec import DesignSpec
@@ -56,15 +57,13 @@ FOREIGN_WEIGHTS = (".pth", ".pt", ".ckpt", ".pkl", ".h5", ".onnx", ".bin")
 def run_and_checkpoint(
     path: str | Path,   # a run, its checkpoints, or one of them
     key: str,           # which configuration key or option names it, for messages
-) -> tuple[Path, str | int]:  # the run's folder; "best", "latest" or a step
+) -> tuple[Path, str]:  # the run's folder; "best", "latest" or a step
     "Find the run, and the checkpoint, that a path means; RunError where it means none."
-    path = Path(path).expanduser()
+    path = user_path(path)
     run = next((folder for folder in (path, *path.parents) if (folder / "config.yaml").is_file()), None)
     inside = path.relative_to(run).parts if run is not None and path.exists() else ("nothing",)
     if inside in ((), ("config.yaml",), ("checkpoints",)): return run, "best"
-    if inside[0] == "checkpoints":
-        which = inside[1].removeprefix("step-")
-        return run, int(which) if which.isdigit() else which
+    if inside[0] == "checkpoints": return run, inside[1].removeprefix("step-")
     beside = [other.name for other in path.parent.iterdir() if other.is_dir() and not other.name.startswith(".")] if path.parent.is_dir() else []
     what = "is no run" if path.exists() else f"is not there{near_miss(path.name, beside)}"
     if path.suffix in FOREIGN_WEIGHTS: what += ", and its name is that of another program's weights"
@@ -82,9 +81,9 @@ def open_vae(
     if not isinstance(run.model, LatentVariableModel):
         raise RunError(f"data.vae.checkpoint: {path} is a run of {run.config.model.type}, which has no latents to read: give one of a model that encodes")
     if source.config_file is None: return run
-    if not Path(source.config_file).expanduser().is_file():
+    if not user_path(source.config_file).is_file():
         raise RunError(f"data.vae.config_file: {source.config_file} is not there: correct it, or leave it out, since {path} knows its own configuration")
-    asked = load_config(Path(source.config_file).expanduser())
+    asked = load_config(user_path(source.config_file))
     different = {key: pair for key, pair in changes(asked.model_dump(mode="json"), run.config).items() if key.startswith("model.")}
     if different:
         key, (there, here) = next(iter(different.items()))
