@@ -497,7 +497,7 @@ class ToyEpuresConfig(DataConfig):
     n_val: PositiveInt = 1000                       # held out, of a stream of their own
     seed: int = 0                                   # of the set
     image_size: tuple[Annotated[int, Field(ge=32)], Annotated[int, Field(ge=16)]] = UNITS  # height, width in pixels
-    conditions: Annotated[tuple[Condition, ...], AfterValidator(each_once)] = PERFORMANCES
+    conditions: Annotated[tuple[Condition, ...], AfterValidator(each_once)] = PERFORMANCES  # names of performances and sizes
 
     def spec(self) -> DesignSpec: return DesignSpec(COMPONENTS, 1, *self.image_size, self.conditions, tuple(p.name for p in PARAMETERS))
 
