@@ -167,7 +167,7 @@ class PolyMNISTConfig(DataConfig):
     components: Annotated[int, Field(ge=1, le=26)] = 5  # C, of drawn textures
     n: PositiveInt | None = None  # training designs, None = as many as there are digits
     n_val: PositiveInt = 1000  # held out
-    seed: int = 0
+    seed: int = 0  # of the designs
 
     def spec(self) -> DesignSpec:
         "Name a component for each photograph; of photographs that are not there, as many as `components`."
