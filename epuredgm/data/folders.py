@@ -15,6 +15,7 @@ import struct
 import unicodedata
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -324,17 +325,6 @@ def load_all(
     cond = standardised(values, config.condition_columns, statistics) if conditions else None
     return open_designs(config, table, prefixes, cond, progress, attributes)
 
-# %% ../../nbs/data/01_folders.ipynb #74ae2d85
-def pixels_of(
-    designs: Designs | Tensor,  # a tensor is uint8 or float in [0, 1]
-    start: int,                 # the first of them
-    stop: int,                  # the one after the last
-) -> Tensor:                    # (stop − start, planes, H, W) uint8, on the processor
-    "Some designs' pixels as they are written."
-    if isinstance(designs, Designs): return pixel_rows(designs, torch.arange(start, stop)).cpu()
-    x = designs[start:stop].detach().cpu()
-    return x if x.dtype == torch.uint8 else as_bytes(x.float())
-
 # %% ../../nbs/data/01_folders.ipynb #29134228
 def write_pictures(
     pixels: Tensor,         # (n, planes, H, W) uint8
@@ -343,18 +333,15 @@ def write_pictures(
     spec: DesignSpec,       # names the components
     folder: Path,           # the component's
     filename_pattern: str,  # names a file
-    overwrite: bool,        # whether files of the same names may be replaced
 ) -> None:
     "One PNG a component and design; `DataError` where one is there already."
     for design, there, name in zip(spec.split(pixels).numpy(), available, names):
         for component, picture, is_there in zip(spec.components, design, there):
+            if not is_there: continue
             path = folder / component / filename_pattern.replace("{component}", component).replace("{prefix}", name)
-            if not is_there:
-                if overwrite: path.unlink(missing_ok=True)  # or the picture of another design would stand for it
-                continue
             picture = Image.fromarray(picture[0] if spec.channels == 1 else np.ascontiguousarray(picture.transpose(1, 2, 0)))
             try:
-                with open(path, "wb" if overwrite else "xb") as file: picture.save(file, "PNG")
+                with open(path, "xb") as file: picture.save(file, "PNG")
             except FileExistsError: raise DataError(f"{path}: this file is there already, choose another folder") from None
 
 # %% ../../nbs/data/01_folders.ipynb #b7a1f819
@@ -396,34 +383,6 @@ def checked_layout(
         try: check(value)
         except ValueError as error: raise DataError(f"{what} {error} (got {value!r})") from None
 
-# %% ../../nbs/data/01_folders.ipynb #a0d19533
-def checked_drawings(
-    designs: Designs | Tensor,  # a tensor should be (N, planes, H, W), uint8 or float
-    spec: DesignSpec,           # says how many planes
-) -> None:
-    "A `DataError` where a tensor holds no designs."
-    if isinstance(designs, Designs): return
-    if not isinstance(designs, Tensor) or not (designs.dtype == torch.uint8 or designs.is_floating_point()):
-        kind = designs.dtype if isinstance(designs, Tensor) else type(designs).__name__
-        raise DataError(f"designs are written from a tensor of uint8, or of floats in [0, 1] (got {kind})")
-    if designs.ndim != 4: raise DataError(f"a tensor of designs should have the shape (N, {spec.planes}, H, W) (got {tuple(designs.shape)})")
-    spec.split(designs[:1])
-
-# %% ../../nbs/data/01_folders.ipynb #38c480c8
-def checked_presence(
-    available: Tensor | Sequence | None,  # (n, C) bool, None = all
-    n: int,                               # how many designs
-    spec: DesignSpec,                     # says how many components
-) -> np.ndarray:                          # (n, C) bool
-    "Check which components are to be written."
-    if available is None: return np.ones((n, spec.n_components), bool)
-    available = np.asarray(available.cpu() if isinstance(available, Tensor) else available)
-    if available.dtype != bool or available.shape != (n, spec.n_components):
-        raise DataError(f"`available` should be booleans of shape {(n, spec.n_components)} (got {available.dtype} of shape {available.shape})")
-    empty = np.flatnonzero(~available.any(1))
-    if len(empty): raise DataError(f"a design should have at least one component (got none for {len(empty)} of {n}, the first is {empty[0]})")
-    return available
-
 # %% ../../nbs/data/01_folders.ipynb #36ce9694
 def checked_columns(
     columns: dict[str, Sequence],  # by name
@@ -440,7 +399,7 @@ def checked_columns(
 
 # %% ../../nbs/data/01_folders.ipynb #dba0e561
 def write_designs(
-    designs: Designs | Tensor,                           # a tensor is (N, planes, H, W), uint8 or float in [0, 1]
+    designs: Designs | Tensor,                           # a tensor is (N, planes, H, W), uint8 or float in [0, 1], of whole designs
     folder: str | Path,                                  # is made if need be
     names: Sequence[str] | None = None,                  # N prefixes; None = the designs' own, or numbers
     spec: DesignSpec | None = None,                      # needed for a tensor
@@ -448,24 +407,19 @@ def write_designs(
     columns: dict[str, Sequence] | None = None,          # further columns of the table; those named like a condition stand in its place
     prefix_column: str = "matching",                     # the table's first column
     table_name: str = "performances.csv",                # a file name in the folder
-    available: Tensor | np.ndarray | None = None,        # (N, C) bool; None = the designs' own, or all
-    overwrite: bool = False,                             # whether files of the same names may be replaced
 ) -> Path:                                               # the table
     "Writes designs in the layout that `load_folder` reads; conditions as the model sees them, unless `columns` has them."
-    known, columns = {}, columns or {}
-    if isinstance(designs, Designs):
-        spec, names, available = designs.spec, designs.names if names is None else names, designs.available if available is None else available
-        if designs.cond is not None: known = dict(zip(spec.conditions, designs.cond.cpu().numpy().T))
-    if spec is None: raise DataError("to write a tensor of designs, give its specification: it names the components")
+    if isinstance(designs, Designs): names = designs.names if names is None else names
+    elif spec is None: raise DataError("to write a tensor of designs, give its specification: it names the components")
+    else: designs = Designs(replace(spec, conditions=()), as_bytes(designs.detach().float()) if torch.is_tensor(designs) and designs.is_floating_point() else designs)
+    spec, n, folder, table = designs.spec, len(designs), Path(folder), Path(folder) / table_name
     checked_layout(spec, filename_pattern, table_name)
-    checked_drawings(designs, spec)
-    n, folder, table = len(designs), Path(folder), Path(folder) / table_name
-    names, available = checked_prefixes(names, n), checked_presence(available, n, spec)
-    columns = checked_columns(known | columns, prefix_column, n)
-    if table.exists() and not overwrite: raise DataError(f"{table}: there are designs already, choose another folder")
+    names, known = checked_prefixes(names, n), {} if designs.cond is None else dict(zip(spec.conditions, designs.cond.cpu().numpy().T))
+    columns = checked_columns(known | (columns or {}), prefix_column, n)
+    if table.exists(): raise DataError(f"{table}: there are designs already, choose another folder")
     for component in spec.components: (folder / component).mkdir(parents=True, exist_ok=True)
     for start in range(0, n, 256):
-        part = slice(start, min(start + 256, n))
-        write_pictures(pixels_of(designs, part.start, part.stop), available[part], names[part], spec, folder, filename_pattern, overwrite)
+        part = torch.arange(start, min(start + 256, n))
+        write_pictures(pixel_rows(designs, part).cpu(), designs.available[part].tolist(), names[start:start + 256], spec, folder, filename_pattern)
     write_table(table, {prefix_column: names} | columns)
     return table
