@@ -11,7 +11,6 @@ import io
 import json
 import os
 import string
-import struct
 import unicodedata
 import warnings
 from collections.abc import Sequence
@@ -212,25 +211,16 @@ def refuse_pictures(
     refuse(root_of(config), sentences)
 
 # %% ../../nbs/data/01_folders.ipynb #abf2a0a4
-def first_sizes(
-    files: PictureFiles,               # as listed; those that are there are PNG files
-) -> dict[str, tuple[int, int]]:       # path → height, width in pixels
-    "The size of each component's first picture, from the file's head."
-    sizes = {}
-    for component in range(files.components):
-        path = next(filter(None, files.paths[component::files.components]), None)
-        if path is None: continue
-        with open(path, "rb") as file: width, height = struct.unpack(">II", file.read(24)[16:])
-        sizes[path] = height, width
-    return sizes
-
-
 def warn_if_stretched(
     config: FolderConfig,  # names the components and the size that they are brought to
     files: PictureFiles,   # as listed
 ) -> None:
     "A warning where a component's first picture is brought to clearly other proportions, or isn't as large as another component's."
-    sizes, (height, width) = first_sizes(files), config.image_size
+    sizes, (height, width) = {}, config.image_size
+    for component in range(files.components):
+        path = next(filter(None, files.paths[component::files.components]), None)
+        if path is None: continue
+        with Image.open(path) as picture: sizes[path] = picture.size[::-1]
     target = f"{height}×{width}"
     stretched = [path for path, (h, w) in sizes.items() if not 0.8 < (height / width) / (h / w) < 1.25]
     if len(set(sizes.values())) > 1:
