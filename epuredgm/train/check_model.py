@@ -121,20 +121,20 @@ def check_learning(
 ) -> None:
     "One batch is overfitted: in the last stage the objective comes to be lower by a third at least."
     model.eval()
-    before, cpu = objective(model, batch), torch.device("cpu")
+    before, cpu, stages = objective(model, batch), torch.device("cpu"), model.stages()
 
     def learned():
         model.eval()
-        found = objective(model, batch) < before * 2 / 3
-        model.train()
-        return found
+        return objective(model, batch) < before * 2 / 3
 
     training = TrainingConfig(lr=lr, optimizer="adam", weight_decay=0.0, clip_grad_norm=None)
     optimizers = build_phase_optimizers(model.phases(), training, Precision("float32", cpu), Distributed(cpu))
     model.train()
-    for stage in (stages := model.stages()):
+    for stage in stages:
         for step in range(steps):
-            if step and step % 15 == 0 and stage is stages[-1] and learned(): return
+            if step and step % 15 == 0 and stage is stages[-1]:
+                if learned(): return
+                model.train()
             progress = Progress(step=step, epoch=stage.start)
             for name, each in optimizers.items():
                 if not each.phase.when(progress): continue
