@@ -214,7 +214,7 @@ def check_resume(
     "Training: stopped in the middle and resumed, the weights are those of an uninterrupted run, bit for bit."
     with tempfile.TemporaryDirectory() as folder:
         def run(where: str, resume: bool, **training):
-            data = {"type": "toy_epures", "n": 36, "n_val": 10, "image_size": [32, 16]}
+            data = {"type": "toy_epures", "n": 36, "n_val": 10, "image_size": [32, 16], "conditions": ["width_px", "height_px"]}
             values = {"model": {"type": name, **models.get(name).small, **options}, "data": data,
                       "training": {"epochs": 2, "batch_size": 4, "precision": "float32", "device": "cpu", **training}, "run_dir": f"{folder}/{where}"}
             train(parse_config(values), resume=resume, progress=False)
