@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DIGIT_SIDE', 'DIGITS', 'read_idx', 'builtin_digits', 'background_files', 'rgb_array', 'read_backgrounds',
            'drawn_backgrounds', 'make_component', 'polymnist_spec', 'make_polymnist', 'PolyMNISTConfig', 'read_digits',
-           'build_polymnist']
+           'build_polymnist', 'write_polymnist', 'read_polymnist']
 
 # %% ../../nbs/data/03_polymnist.ipynb #3a4db696
 import gzip
@@ -20,6 +20,7 @@ from pydantic import Field, PositiveInt
 
 from ..core.config import DataConfig
 from ..core.errors import DataError
+from ..core.paths import user_path
 from ..core.registry import datasets
 from ..core.spec import DesignSpec
 from .decoding import PictureError, read_file, read_picture
@@ -30,7 +31,7 @@ def read_idx(
     path: str | Path,  # an idx file of bytes, gzipped or not
 ) -> np.ndarray:  # uint8, (N, 28, 28) pictures or (N,) labels
     "The array in an idx file; raises DataError where it is damaged or something else."
-    path = Path(path).expanduser()
+    path = user_path(path)
     if not path.is_file():
         raise DataError(f"{path}: there is no such file, give an idx file such as train-images-idx3-ubyte.gz")
     try:
@@ -67,7 +68,7 @@ def background_files(
     folder: str | Path,  # of photographs
 ) -> list[Path]:  # none where there is no such folder
     "The PNG and JPEG pictures of a folder, in the order of their names."
-    folder = Path(folder).expanduser()
+    folder = user_path(folder)
     return sorted(path for path in folder.glob("*") if path.suffix.lower() in (".png", ".jpg", ".jpeg")) if folder.is_dir() else []
 
 
@@ -166,7 +167,7 @@ class PolyMNISTConfig(DataConfig):
     components: Annotated[int, Field(ge=1, le=26)] = 5  # C, of drawn textures
     n: PositiveInt | None = None  # training designs, None = as many as there are digits
     n_val: PositiveInt = 1000  # held out
-    seed: int = 0
+    seed: int = 0  # of the designs
 
     def spec(self) -> DesignSpec:
         "Name a component for each photograph; of photographs that are not there, as many as `components`."
@@ -215,3 +216,42 @@ def build_polymnist(
     val = make_polymnist(held, held_labels, backgrounds, config.n_val, config.seed, "val")
     source = "MNIST" if config.images else "scikit-learn's digits"
     return Splits(train, val, {}, f"{n} + {config.n_val} PolyMNIST designs of {len(backgrounds)} components, from {source}, seed {config.seed}")
+
+# %% ../../nbs/data/03_polymnist.ipynb #b2f131f5
+def write_polymnist(
+    designs: Designs,  # of three channels, with the digit in their names
+    folder: str | Path,  # is made; must be empty or not there
+) -> Path:
+    "Writes designs as RGB files in the published layout; raises DataError where something is there already."
+    from PIL import Image
+    from tqdm.auto import tqdm
+
+    folder = user_path(folder)
+    if folder.exists() and any(folder.iterdir()):
+        raise DataError(f"{folder}: there are files here already, choose an empty folder")
+    for component in designs.spec.components:
+        (folder / component).mkdir(parents=True)
+    for i in tqdm(range(len(designs)), desc=f"writing {folder.name}", unit="design"):
+        pixels = designs.spec.split(designs.images[i]).permute(0, 2, 3, 1).numpy()
+        for component, picture in zip(designs.spec.components, pixels):
+            Image.fromarray(np.ascontiguousarray(picture)).save(folder / component / f"{designs.names[i]}.png")
+    return folder
+
+
+def read_polymnist(
+    folder: str | Path,  # one folder a component, as `write_polymnist` and the field's own script make it
+) -> Designs:
+    "Designs from the published layout; raises DataError where components don't hold the same files."
+    folder = user_path(folder)
+    components = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    if not components:
+        raise DataError(f"{folder}: there are no folders of components here")
+    names = sorted((path.stem for path in (folder / components[0]).glob("*.png")), key=lambda name: int(name.split(".")[0]))
+    for component in components[1:]:
+        missing = set(names) ^ {path.stem for path in (folder / component).glob("*.png")}
+        if missing:
+            raise DataError(f"{folder}: {components[0]} and {component} should hold the same files, {min(missing)}.png is in one of them only")
+    pictures = [[rgb_array(folder / component / f"{name}.png") for component in components] for name in names]
+    pixels = torch.from_numpy(np.array(pictures)).permute(0, 1, 4, 2, 3).flatten(1, 2).contiguous()
+    spec = DesignSpec(tuple(components), channels=3, height=pixels.shape[-2], width=pixels.shape[-1], classes=DIGITS)
+    return Designs(spec, pixels, names=names, labels=[int(name.split(".")[1]) for name in names])
