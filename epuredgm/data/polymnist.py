@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DIGIT_SIDE', 'DIGITS', 'read_idx', 'builtin_digits', 'background_files', 'rgb_array', 'read_backgrounds',
            'drawn_backgrounds', 'make_component', 'polymnist_spec', 'make_polymnist', 'PolyMNISTConfig', 'read_digits',
-           'build_polymnist', 'write_polymnist', 'read_polymnist']
+           'build_polymnist']
 
 # %% ../../nbs/data/03_polymnist.ipynb #3a4db696
 import gzip
@@ -216,42 +216,3 @@ def build_polymnist(
     val = make_polymnist(held, held_labels, backgrounds, config.n_val, config.seed, "val")
     source = "MNIST" if config.images else "scikit-learn's digits"
     return Splits(train, val, {}, f"{n} + {config.n_val} PolyMNIST designs of {len(backgrounds)} components, from {source}, seed {config.seed}")
-
-# %% ../../nbs/data/03_polymnist.ipynb #b2f131f5
-def write_polymnist(
-    designs: Designs,  # of three channels, with the digit in their names
-    folder: str | Path,  # is made; must be empty or not there
-) -> Path:
-    "Writes designs as RGB files in the published layout; raises DataError where something is there already."
-    from PIL import Image
-    from tqdm.auto import tqdm
-
-    folder = user_path(folder)
-    if folder.exists() and any(folder.iterdir()):
-        raise DataError(f"{folder}: there are files here already, choose an empty folder")
-    for component in designs.spec.components:
-        (folder / component).mkdir(parents=True)
-    for i in tqdm(range(len(designs)), desc=f"writing {folder.name}", unit="design"):
-        pixels = designs.spec.split(designs.images[i]).permute(0, 2, 3, 1).numpy()
-        for component, picture in zip(designs.spec.components, pixels):
-            Image.fromarray(np.ascontiguousarray(picture)).save(folder / component / f"{designs.names[i]}.png")
-    return folder
-
-
-def read_polymnist(
-    folder: str | Path,  # one folder a component, as `write_polymnist` and the field's own script make it
-) -> Designs:
-    "Designs from the published layout; raises DataError where components don't hold the same files."
-    folder = user_path(folder)
-    components = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-    if not components:
-        raise DataError(f"{folder}: there are no folders of components here")
-    names = sorted((path.stem for path in (folder / components[0]).glob("*.png")), key=lambda name: int(name.split(".")[0]))
-    for component in components[1:]:
-        missing = set(names) ^ {path.stem for path in (folder / component).glob("*.png")}
-        if missing:
-            raise DataError(f"{folder}: {components[0]} and {component} should hold the same files, {min(missing)}.png is in one of them only")
-    pictures = [[rgb_array(folder / component / f"{name}.png") for component in components] for name in names]
-    pixels = torch.from_numpy(np.array(pictures)).permute(0, 1, 4, 2, 3).flatten(1, 2).contiguous()
-    spec = DesignSpec(tuple(components), channels=3, height=pixels.shape[-2], width=pixels.shape[-1], classes=DIGITS)
-    return Designs(spec, pixels, names=names, labels=[int(name.split(".")[1]) for name in names])

@@ -8,8 +8,8 @@ __all__ = ['COMPONENTS', 'UNITS', 'PARAMETERS', 'PRIVATE', 'LINER', 'PLY_SLOT', 
            'Parameter', 'sample_parameters', 'SectionLengths', 'section_lengths', 'superellipse', 'sidewall_line',
            'Fields', 'fields', 'scale_of', 'inside_all', 'ink_of_distance', 'carcass', 'bead', 'crown_plies',
            'tread_surface', 'tread_body', 'grooves', 'tread', 'sidewall', 'gum', 'draw', 'without_haze', 'spread_out',
-           'ink_of', 'outline_of', 'amount', 'centre', 'fall', 'across_flank', 'lengths_of', 'performances', 'measure',
-           'redrawn', 'completion_ceiling', 'fixed_statistics', 'ToyEpuresConfig', 'toy_designs', 'build_toy_epures',
+           'ink_of', 'amount', 'centre', 'fall', 'across_flank', 'lengths_of', 'performances', 'measure', 'redrawn',
+           'completion_ceiling', 'fixed_statistics', 'ToyEpuresConfig', 'toy_designs', 'build_toy_epures',
            'write_toy_epures']
 
 # %% ../../nbs/data/02_toy_epures.ipynb #7835414a
@@ -354,13 +354,6 @@ def ink_of(
     solid = ((spread_out(clean) - 0.25)*4).clamp(0, 1)
     return (clean*solid).clamp(0, 1)
 
-
-def outline_of(
-    clean: Tensor,  # (B, 5, H, W) without haze
-) -> Tensor:        # (B, H, W) in [0, 1]
-    "Outline of the union of all components, with edges sharpened around half-inked."
-    return ((clean.amax(1) - 0.2)/0.6).clamp(0, 1)
-
 # %% ../../nbs/data/02_toy_epures.ipynb #a961e143
 def amount(
     profile: Tensor,  # (B, L) ink at each position
@@ -411,7 +404,8 @@ def lengths_of(
     scale = float(scale_of(image_size))
     across = (torch.arange(image_size[1], device=x.device) + 0.5)/scale
     up = (image_size[0] - 0.5 - torch.arange(image_size[0], device=x.device))/scale
-    outline, (carcass, gum, tread, plies, bead) = outline_of(clean), ink_of(clean).unbind(1)
+    outline = ((clean.amax(1) - 0.2)/0.6).clamp(0, 1)  # of the union of all components, with edges sharpened around half-inked
+    carcass, gum, tread, plies, bead = ink_of(clean).unbind(1)
     height, width = (amount(outline.amax(axis))/scale for axis in (2, 1))
     seat = centre(outline.amax(2), up) - height/2
     columns = round(3*scale)
