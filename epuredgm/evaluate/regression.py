@@ -10,7 +10,6 @@ __all__ = ['FOREIGN_WEIGHTS', 'run_and_checkpoint', 'open_vae', 'prepared_as', '
            'head_configuration', 'open_head']
 
 # %% ../../nbs/evaluate/12_regression.ipynb #1853bdfa
-import csv
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +26,8 @@ from ..core.seeds import generator, key_seed
 from ..core.spec import DesignSpec
 from ..data.attributes import AttributesConfig, RunDataConfig, open_pictures
 from ..data.designs import Batch, Designs, Splits, build_data, positions
-from ..data.folders import FolderConfig, folder_like, load_all
+from ..data.folders import FolderConfig, component_folder, folder_like, load_all
+from ..data.tables import write_table
 from .latents import r_squared_of, squares
 from .scores import Score, bootstrap_sums, plain, text_table
 from ..models.contract import LatentVariableModel
@@ -414,7 +414,7 @@ def head_designs(
     if input_dir is None:
         if head.data is None: head.data = build_data(head.config.data, RunFolder.open(head.path).read_json("design.json")["statistics"] or None)
         designs, statistics, source = head.data.test or head.data.val, head.data.statistics, head.data.source
-    elif isinstance(data, FolderConfig) or not isinstance(data, AttributesConfig) and any((Path(input_dir) / name).is_dir() for name in head.vae.spec.components):
+    elif isinstance(data, FolderConfig) or not isinstance(data, AttributesConfig) and any(component_folder(Path(input_dir), name).is_dir() for name in head.vae.spec.components):
         # With statistics of none, conditions are in their own units; what else is predicted is looked for in the same table.
         section = folder_like(data, input_dir, head.vae.spec, {})
         section = section.model_copy(update={"attribute_columns": tuple(name for name in head.targets if name not in section.condition_columns)})
@@ -520,9 +520,7 @@ def predict_designs(
     found = {name: dict(zip(head.targets, row)) for name, row in zip(designs.names, predicted.tolist())}
     folder = Path(head.path / "inference" if output_dir is None else output_dir).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows([["filename", *head.targets], *([name, *values.values()] for name, values in found.items())])
-    atomic_write(folder / "predictions.csv", text.getvalue())
+    write_table(folder / "predictions.csv", {"filename": list(found)} | {target: [values[target] for values in found.values()] for target in head.targets})
     atomic_write(folder / "predictions.json", json.dumps(found, indent=2))
     return found
 

@@ -29,6 +29,7 @@ from ..core.runs import RunFolder
 from ..core.seeds import key_seed
 from ..core.spec import DesignSpec
 from ..data.designs import Designs, Splits, build_data, in_units, standardised
+from ..data.folders import component_folder, folder_like, load_all
 from ..models.contract import GenerativeModel, LatentVariableModel, check_count
 from .callbacks import Callback
 from .checkpoints import decode_state, list_checkpoints, load_chosen, restore
@@ -204,8 +205,8 @@ def check_layout(
     path = Path(folder).expanduser()
     wanted = f"give --data the folder that holds {listing(spec.components)}"
     if not path.is_dir(): raise DataError(f"{folder}: {'this is a file' if path.exists() else 'there is no such folder'}, {wanted}")
-    there = sorted(entry.name for entry in path.iterdir() if entry.is_dir())
-    if not set(there) & set(spec.components):
+    if not any(component_folder(path, name).is_dir() for name in spec.components):
+        there = sorted(entry.name for entry in path.iterdir() if entry.is_dir())
         raise DataError(f"{folder} holds {listing(there) if there else 'no folders'} where {listing(spec.components)} was expected, give --data a folder of designs like the run's")
 
 
@@ -216,7 +217,6 @@ def designs_of(
     allow_missing: bool = False,  # whether a design may lack components
 ) -> Designs:
     "All designs of another folder as the run sees them; DataError where the folder doesn't fit."
-    from epuredgm.data.folders import folder_like, load_all
     check_layout(folder, run.spec)
     section = folder_like(run.config.data, folder, run.spec, run.statistics)
     if allow_missing: section = section.model_copy(update={"allow_missing": True})
