@@ -7,7 +7,6 @@ __all__ = ['MEASURES', 'extent', 'measure_digits', 'DigitsConfig', 'measured_dig
 
 # %% ../../nbs/data/04a_digits.ipynb #1637aa88
 from dataclasses import replace
-from pathlib import Path
 from typing import Literal
 
 import numpy as np

@@ -34,6 +34,39 @@ def refuse(
     more = f"; and {len(problems) - shown} more" if len(problems) > shown else ""
     raise DataError(f"{place}: {'; '.join(problems[:shown])}{more}{advice and ', '}{advice}")
 
+# %% ../../nbs/data/00c_tables.ipynb #9daa7c72
+def meant(
+    text: str,  # a field that is no number
+) -> list[str]:  # such as ["1234", "1.234"] for "1,234"
+    "Write out the numbers that a field may mean: with another dash for a minus, with thousands set apart, with a decimal comma."
+    plain = re.sub(r"[\s'’]", "", text.lower()).translate(dict.fromkeys(map(ord, "‐‑‒–—"), "-"))
+    ways = ((r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", plain), (r"[-+]?[1-9]\d{0,2}(,\d{3})+(\.\d*)?", plain.replace(",", "")),
+            (r"[-+]?(\d{1,3}(\.\d{3})+,\d*|\d+,\d*|,\d+)(e[-+]?\d+)?", plain.replace(".", "").replace(",", ".")))
+    return [number for pattern, number in ways if re.fullmatch(pattern, plain)]
+
+
+def number_of(
+    value: str | int | float,  # a field, without the spaces around it, or a number of a JSON file
+) -> float:
+    "Read a finite number that float32 can hold; the text of the `ValueError` completes a sentence that starts with the name of what should be one."
+    if value == "": raise ValueError("is empty where a number was expected, fill it in or remove the row")
+    shown = repr(value) if len(str(value)) <= 40 else f"{str(value)[:40]}…"
+    try: number = float(value.replace("−", "-") if isinstance(value, str) else value)
+    except ValueError: raise ValueError(f"is {shown} where a number was expected, write {' or '.join(meant(value)) or 'one or remove the row'}") from None
+    except OverflowError: number = math.inf  # a whole number of hundreds of digits
+    if math.isnan(number) or "_" in str(value) or "inf" in str(value).lower(): raise ValueError(f"is {shown} where a finite number was expected, write one or remove the row")
+    # Models see float32; what rounds beyond its largest number would become infinite there.
+    if abs(number) > float(np.finfo(np.float32).max): raise ValueError(f"is {shown}, which float32 can't hold, write it in a larger unit")
+    return number
+
+
+def number_problem(
+    value: str | int | float,  # as `number_of` takes it
+) -> str | None:               # None: it is a number
+    "Describe what is wrong with a field that should hold a number."
+    try: number_of(value)
+    except ValueError as error: return str(error)
+
 # %% ../../nbs/data/00c_tables.ipynb #cb76ac6c
 @dataclass(frozen=True)
 class Table:
@@ -157,39 +190,6 @@ def prefixes_of(
         first.setdefault(prefix, line)
     refuse(table.path, problems)
     return prefixes
-
-# %% ../../nbs/data/00c_tables.ipynb #9daa7c72
-def meant(
-    text: str,  # a field that is no number
-) -> list[str]:  # such as ["1234", "1.234"] for "1,234"
-    "Write out the numbers that a field may mean: with another dash for a minus, with thousands set apart, with a decimal comma."
-    plain = re.sub(r"[\s'’]", "", text.lower()).translate(dict.fromkeys(map(ord, "‐‑‒–—"), "-"))
-    ways = ((r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", plain), (r"[-+]?[1-9]\d{0,2}(,\d{3})+(\.\d*)?", plain.replace(",", "")),
-            (r"[-+]?(\d{1,3}(\.\d{3})+,\d*|\d+,\d*|,\d+)(e[-+]?\d+)?", plain.replace(".", "").replace(",", ".")))
-    return [number for pattern, number in ways if re.fullmatch(pattern, plain)]
-
-
-def number_of(
-    value: str | int | float,  # a field, without the spaces around it, or a number of a JSON file
-) -> float:
-    "Read a finite number that float32 can hold; the text of the `ValueError` completes a sentence that starts with the name of what should be one."
-    if value == "": raise ValueError("is empty where a number was expected, fill it in or remove the row")
-    shown = repr(value) if len(str(value)) <= 40 else f"{str(value)[:40]}…"
-    try: number = float(value.replace("−", "-") if isinstance(value, str) else value)
-    except ValueError: raise ValueError(f"is {shown} where a number was expected, write {' or '.join(meant(value)) or 'one or remove the row'}") from None
-    except OverflowError: number = math.inf  # a whole number of hundreds of digits
-    if math.isnan(number) or "_" in str(value) or "inf" in str(value).lower(): raise ValueError(f"is {shown} where a finite number was expected, write one or remove the row")
-    # Models see float32; what rounds beyond its largest number would become infinite there.
-    if abs(number) > float(np.finfo(np.float32).max): raise ValueError(f"is {shown}, which float32 can't hold, write it in a larger unit")
-    return number
-
-
-def number_problem(
-    value: str | int | float,  # as `number_of` takes it
-) -> str | None:               # None: it is a number
-    "Describe what is wrong with a field that should hold a number."
-    try: number_of(value)
-    except ValueError as error: return str(error)
 
 # %% ../../nbs/data/00c_tables.ipynb #1284e675
 def numbers_of(
