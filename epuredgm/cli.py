@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['UsageError', 'app', 'Override', 'ConfigFile', 'ConfigOption', 'regress_app', 'HeadFile', 'HeadCheckpoint', 'InputDir',
-           'OutputDir', 'Count', 'Workers', 'wireframes', 'plain_arguments', 'system_sentence', 'usage_sentence',
-           'say_warning', 'told_in_sentences', 'Commands', 'main', 'version_option', 'one_configuration',
-           'check_run_folder', 'train_command', 'height_and_width', 'sample_command', 'parameter_row', 'params_command',
-           'evaluate_command', 'classify_command', 'regression_changes', 'regress_train_command',
-           'regress_evaluate_command', 'regress_predict_command', 'toy_command', 'wireframes_command', 'render_command',
-           'demo_configuration', 'demo_command']
+           'OutputDir', 'Count', 'Workers', 'wireframes', 'configs_app', 'ShippedName', 'plain_arguments',
+           'system_sentence', 'usage_sentence', 'say_warning', 'told_in_sentences', 'Commands', 'main',
+           'version_option', 'one_configuration', 'check_run_folder', 'train_command', 'height_and_width',
+           'sample_command', 'parameter_row', 'params_command', 'evaluate_command', 'classify_command',
+           'regression_changes', 'regress_train_command', 'regress_evaluate_command', 'regress_predict_command',
+           'toy_command', 'wireframes_command', 'render_command', 'demo_command', 'shipped_configuration',
+           'first_comment', 'configs_list_command', 'configs_show_command', 'configs_copy_command']
 
 # %% ../nbs/cli.ipynb #33960ea8
 import errno
@@ -17,6 +18,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -153,7 +155,7 @@ def one_configuration(
 
 
 Override = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE …", help="Change keys of the configuration, as in --set training.lr=1e-3 data.root_dir=designs.")]
-ConfigFile = Annotated[Path | None, typer.Argument(metavar="CONFIG", help="A YAML or JSON file.", show_default=False)]
+ConfigFile = Annotated[Path | None, typer.Argument(metavar="CONFIG", help="A YAML or JSON file, or a name that epuredgm configs list has.", show_default=False)]
 ConfigOption = Annotated[Path | None, typer.Option("--config-file", "-c", metavar="CONFIG", help="The same, as an option.", show_default=False)]
 
 
@@ -257,7 +259,7 @@ def parameter_row(
 
 @app.command("params")
 def params_command(
-    configs: Annotated[list[Path], typer.Argument(metavar="CONFIG …", help="YAML or JSON files.")],
+    configs: Annotated[list[Path], typer.Argument(metavar="CONFIG …", help="YAML or JSON files, or names that epuredgm configs list has.")],
 ) -> None:
     "Count the parameters of models, in all and trainable."
     from epuredgm.evaluate.scores import text_table
@@ -455,29 +457,20 @@ def render_command(
     if report.skipped: raise typer.Exit(1)
 
 # %% ../nbs/cli.ipynb #b81baa5b
-def demo_configuration() -> Path:
-    "The configuration of the demonstration: of the current directory, or beside the package."
-    import epuredgm
-    here = Path("configs/demo.yaml")
-    places = [here, Path(epuredgm.__file__).parents[1] / here]
-    found = next((path for path in places if path.is_file()), None)
-    if found is None: raise ConfigError(f"there is no {here} here, call this in a checkout of the product or give -c another configuration")
-    return found
-
-
 @app.command("demo")
 def demo_command(
-    config_file: ConfigOption = None,       # configs/demo.yaml otherwise
+    config_file: ConfigOption = None,       # the one that ships as demo otherwise
     overrides: Override = [],               # each "a.b=value"
     n: Annotated[int, typer.Option(min=8, help="Designs looked at in the evaluation, at most.")] = 1000,  # how many
 ) -> None:
     "Train a small model on toy épures, and show what it can do."
     from epuredgm.core.config import load_config
+    from epuredgm.core.shipped import configurations
     from epuredgm.evaluate.report import evaluate, metrics_table
     from epuredgm.explore.demo import draw_pictures
     from epuredgm.explore.samples import shown_mirror
     from epuredgm.train.run import train
-    config = load_config(config_file or demo_configuration(), overrides)
+    config = load_config(config_file or configurations()["demo"], overrides)
     run = train(config, overwrite=True)
     mirror = shown_mirror(run, None)
     shown = draw_pictures(run, mirror)
@@ -486,4 +479,59 @@ def demo_command(
     typer.echo(f"\nThe run is in {run.path}. Its pictures:")
     for picture in shown: typer.echo(f"  {picture.path}: {picture.says}")
     for name, file in report["files"].items(): typer.echo(f"  {run.path / file}: the evaluation's {name}")
-    typer.echo(f"Next: epuredgm sample {run.path} --mode conditional, epuredgm evaluate {run.path}, nbs/index.ipynb")
+    typer.echo(f"Next: epuredgm sample {run.path} --mode conditional, epuredgm evaluate {run.path}")
+
+# %% ../nbs/cli.ipynb #6c13b21d
+configs_app = typer.Typer(cls=TyperGroup, no_args_is_help=True, rich_markup_mode=None, help="Configurations that ship with the package: list, show or copy them.")
+app.add_typer(configs_app, name="configs")
+ShippedName = Annotated[str, typer.Argument(metavar="NAME", help="A name that epuredgm configs list has.", show_default=False)]
+
+
+def shipped_configuration(
+    name: str,  # as epuredgm configs list has it
+) -> Path:
+    "The file of a configuration that ships; ConfigError where there is none of that name."
+    from epuredgm.core.shipped import configurations
+    shipped = configurations()
+    if name not in shipped: raise ConfigError(f"no configuration {name!r} ships with the package{near_miss(name, shipped)}, epuredgm configs list has those that do")
+    return shipped[name]
+
+
+def first_comment(
+    path: Path,  # of a configuration
+) -> str:        # "" where the file opens otherwise
+    "The sentence that a configuration opens with."
+    comment = takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
+    return " ".join(line.removeprefix("#").strip() for line in comment).partition(". ")[0].rstrip(".:")
+
+
+@configs_app.command("list")
+def configs_list_command() -> None:
+    "List the configurations that ship, each with what it is for."
+    from epuredgm.core.shipped import configurations
+    shipped = configurations()
+    width = max(map(len, shipped))
+    for name, path in shipped.items(): typer.echo(f"{name:{width}}  {first_comment(path)}".rstrip())
+
+
+@configs_app.command("show")
+def configs_show_command(
+    name: ShippedName,  # of a configuration
+) -> None:
+    "Print a configuration as it ships."
+    typer.echo(shipped_configuration(name).read_text(encoding="utf-8").rstrip("\n"))
+
+
+@configs_app.command("copy")
+def configs_copy_command(
+    name: ShippedName,  # of a configuration
+    folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="Where the copy goes; is made if need be.", show_default="the current one")] = Path("."),
+) -> None:
+    "Copy a configuration, to change it."
+    source = shipped_configuration(name)
+    target = folder / source.name
+    folder.mkdir(parents=True, exist_ok=True)
+    try: copy = target.open("x", encoding="utf-8")
+    except FileExistsError: raise ConfigError(f"{target} is there already, move it away or name another folder") from None
+    with copy: copy.write(source.read_text(encoding="utf-8"))
+    typer.echo(f"{target}: epuredgm train {target}")

@@ -130,8 +130,8 @@ def test_the_check_for_loaded_libraries_sees_them():
 @pytest.mark.parametrize(
     "code",
     ["import epuredgm", "import epuredgm.core.config", "import epuredgm.core.registry", "import epuredgm.cli"]
-    + [HELP.format(words=words) for words in ([], ["train"], ["sample"], ["evaluate"], ["classify"], ["params"], ["toy"], ["wireframes"], ["wireframes", "render"], ["demo"])],
-    ids=["package", "config", "registry", "cli", "help", "train", "sample", "evaluate", "classify", "params", "toy", "wireframes", "render", "demo"],
+    + [HELP.format(words=words) for words in ([], ["train"], ["sample"], ["evaluate"], ["classify"], ["params"], ["toy"], ["configs"], ["wireframes"], ["wireframes", "render"], ["demo"])],
+    ids=["package", "config", "registry", "cli", "help", "train", "sample", "evaluate", "classify", "params", "toy", "configs", "wireframes", "render", "demo"],
 )
 def test_nothing_heavy_until_it_is_used(code):
     assert loaded(code) == set()

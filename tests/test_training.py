@@ -321,3 +321,26 @@ def test_a_checkpoint_of_the_first_edition_is_refused_in_a_sentence(tmp_path):
     with pytest.raises(RunError, match="step-4 lacks .*another version.*train anew"): trained(run, resume=True)
 
 
+
+
+# ---------------------------------------------------------------- planned by the clock
+def test_a_planned_training_is_resumed_as_it_was_planned(tmp_path, monkeypatch):
+    from epuredgm.core.config import load_config, parse_config
+    from epuredgm.train.run import load_run, train
+
+    class Stop(Callback):
+        def on_step(self, state, terms): state.stop = "enough" if state.position.step == 7 else state.stop
+
+    small = dict(type="beta_vae", nf=4, nf_max=4, stages=1, stem=4, latent_dim=2, mask_warmup_epochs=3)
+    values = dict(model=small, data=dict(type="toy_epures", n=32, n_val=8), training=dict(epochs="auto", max_minutes=10, batch_size=8, precision="float32", device="cpu", scheduler="cosine"))
+    speeds = iter(([100.0], [100.0], [1.0]))
+    monkeypatch.setattr("epuredgm.train.plan.seconds_per_epoch", lambda *_, **__: next(speeds))
+    whole = train(parse_config(values | {"run_dir": str(tmp_path / "whole")}), progress=False)
+    config = parse_config(values | {"run_dir": str(tmp_path / "stopped")})
+    assert train(config, progress=False, callbacks=[Stop()]).outcome.reason == "enough"
+    resumed = train(config, resume=True, progress=False)
+    assert len(list(speeds)) == 1  # resuming measures nothing
+    stored = load_config(tmp_path / "stopped" / "config.yaml")
+    assert (stored.training.epochs, stored.training.max_minutes, stored.model.mask_warmup_epochs) == (5, None, 1)
+    first, second = (load_run(run.path, "latest", "cpu").model.state_dict() for run in (whole, resumed))
+    assert all(torch.equal(first[name], second[name]) for name in first)

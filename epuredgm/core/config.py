@@ -18,12 +18,13 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import (AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt,
-                      SerializeAsAny, ValidationError, field_validator)
+                      SerializeAsAny, ValidationError, field_validator, model_validator)
 from pydantic_core import PydanticCustomError
 
 from .documents import ABSENT, Draft, lookup, translate
 from .errors import ConfigError, DataError, EpureError, listing, near_miss, there_are
 from .registry import Registry, datasets, models
+from .shipped import configurations, find_configuration
 from .spec import DesignSpec
 
 # %% ../../nbs/core/03_config.ipynb #97f70e58
@@ -131,7 +132,8 @@ def read_mapping(
     try: text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         siblings = [str(file) for file in path.parent.glob("*") if file.suffix in (".yaml", ".yml", ".json")]
-        raise ConfigError(f"{path}: there is no such file{near_miss(str(path), siblings)}, give the path of a YAML or JSON file") from None
+        near = near_miss(str(path), siblings) or near_miss(path.stem, configurations())
+        raise ConfigError(f"{path}: there is no such file{near}, give the path of a YAML or JSON file or a name that epuredgm configs list has") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: byte {error.start} is not UTF-8, save the file as UTF-8 text") from None
     except (OSError, ValueError) as error:
@@ -328,7 +330,7 @@ class OptimizerConfig(Section):
 
 class TrainingConfig(Section):
     "Section of the learner, the same for every model."
-    epochs: NonNegativeInt = 100                   # passes through the training split; 0 only builds and evaluates
+    epochs: Annotated[int, Field(ge=0, strict=True)] | Literal["auto"] = 100  # passes through the training split; 0 only builds and evaluates, auto = as many as max_minutes allow here
     batch_size: PositiveInt = 128                  # designs a forward pass
     validation_batch_size: PositiveInt | None = None   # None = batch_size
     lr: PositiveFloat = 2e-4                       # learning rate, the highest of the schedule
@@ -356,10 +358,15 @@ class TrainingConfig(Section):
     pretrained_dir: Annotated[str, Field(min_length=1)] | None = None  # where parts go that other runs can start from, None = nowhere
     log_every: PositiveInt = 20                    # updates between reading the metrics from the device
     max_steps: PositiveInt | None = None           # stop after so many batches, None = epochs decide
-    max_minutes: PositiveFloat | None = None       # stop after so many minutes, None = epochs decide
+    max_minutes: PositiveFloat | None = None       # stop after so many minutes, None = epochs decide; with epochs: auto, what the training is planned for
     seed: int = 0                                  # of the weights, the order and the noise
     device: Annotated[str, AfterValidator(device_name)] = "auto"  # such as cpu or cuda:1
     memory_budget_gb: NonNegativeFloat = 4.0       # data of up to this size live on the device
+
+    @model_validator(mode="after")
+    def _planned(self):
+        if self.epochs == "auto" and self.max_minutes is None: raise ValueError("epochs: auto plans for max_minutes, which is missing; give both, or a number of epochs")
+        return self
 
 # %% ../../nbs/core/03_config.ipynb #58693b86
 class TrackingConfig(Section):
@@ -587,12 +594,13 @@ def parse_config(
 
 # %% ../../nbs/core/03_config.ipynb #b4c66fb7
 def load_config(
-    path: str | Path,               # a YAML file, or JSON where it ends so
+    path: str | Path,               # a YAML file, or JSON where it ends so, or the name of a configuration that ships, such as "demo"
     overrides: Sequence[str] = (),  # "training.lr=1e-3", parsed as YAML, applied before anything is checked
     **registries: Registry,         # `models` and `datasets`, where not the product's own
 ) -> Config:
     "The configuration in a file; `run_dir` is runs/<name of the file> unless the file says otherwise."
-    try: return parse_config(read_mapping(path), str(path), f"runs/{Path(path).stem}", overrides, **registries)
+    path = find_configuration(path)
+    try: return parse_config(read_mapping(path), str(path), f"runs/{path.stem}", overrides, **registries)
     except RecursionError: raise ConfigError(f"{path}: this is nested too deeply to be a configuration") from None
 
 

@@ -258,21 +258,32 @@ class ProgressBar(Callback):
     "Print the summary, and show the epoch's terms on a bar or in a log."
 
     def __init__(self, designs: int, held_out: int):  # to train on, and to validate on
-        self.designs, self.held_out, self.last = designs, held_out, {}
+        self.designs, self.held_out, self.last, self.bar = designs, held_out, {}, None
 
     def on_start(self, state):
         at = state.position
         tqdm.write(state.model.summary())
         tqdm.write(f"{self.designs} designs to train on, {self.held_out} to validate on; {state.sampler.batches} batches per epoch; "
                    f"{state.device}, {state.precision.name}" + (f"; from step {at.step}" if at.step else ""))
-        watched = sys.stderr.isatty() or "ipykernel" in sys.modules
-        total = state.stages[-1].first_step + state.stages[-1].steps
-        self.bar = tqdm(total=total, initial=at.step, unit="batch", dynamic_ncols=True, mininterval=0.1 if watched else 30.0)
+        self.total = state.stages[-1].first_step + state.stages[-1].steps
+        self.started = self.told = time.monotonic(), at.step
+        self.bar = tqdm(total=self.total, initial=at.step, unit="batch", dynamic_ncols=True, disable=not (sys.stderr.isatty() or "ipykernel" in sys.modules))
 
     def on_step(self, state, terms):
-        self.bar.set_description(f"epoch {state.position.epoch + 1}/{state.training.epochs}", refresh=False)
-        self.bar.set_postfix({name: f"{value:.4g}" for name, value in (dict(list(state.epoch.means().items())[:4]) | self.last).items()}, refresh=False)
+        if self.bar.disable and time.monotonic() - self.told[0] < 30: return
+        epoch = f"epoch {state.position.epoch + 1}/{state.training.epochs}"
+        figures = {name: f"{value:.4g}" for name, value in (dict(list(state.epoch.means().items())[:4]) | self.last).items()}
+        if self.bar.disable: return self.tell(state, epoch, figures)
+        self.bar.set_description(epoch, refresh=False)
+        self.bar.set_postfix(figures, refresh=False)
         self.bar.update(state.position.step - self.bar.n)
+
+    def tell(self, state, epoch, figures):
+        now, step = time.monotonic(), state.position.step
+        seconds, speed = now - self.started[0], (step - self.told[1]) / (now - self.told[0])
+        self.told = now, step
+        tqdm.write(f"{epoch}, step {step}/{self.total}: {', '.join(f'{name} {value}' for name, value in figures.items())}; "
+                   f"{speed:.3g} batches/s, {seconds / 60:.1f} minutes, {(self.total - step) / speed / 60:.1f} to go")
 
     def on_validation(self, state, figures):
         if state.model.selected_by in figures: self.last = {"val": figures[state.model.selected_by]}
@@ -281,7 +292,7 @@ class ProgressBar(Callback):
         tqdm.write(f"stage {state.stage.name} begins after {state.position.epoch} epochs: {state.sampler.batches} batches per epoch, learning rate {state.stage.lr:g}")
 
     def close(self):
-        if hasattr(self, "bar"): self.bar.close()
+        if self.bar: self.bar.close()
 
 # %% ../../nbs/train/09_callbacks.ipynb #4963aeca
 class Watch(Callback):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TORCH_CACHE', 'build_model', 'digest_of_names', 'other_designs', 'free_memory', 'check_memory', 'Run', 'load_run',
-           'check_layout', 'designs_of', 'read_features', 'read_pretrained', 'train']
+           'check_layout', 'designs_of', 'read_features', 'read_pretrained', 'prepared_model', 'train']
 
 # %% ../../nbs/train/11_run.ipynb #084a9abb
 import hashlib
@@ -38,6 +38,7 @@ from .callbacks import Callback
 from .checkpoints import decode_state, list_checkpoints, load_chosen, restore
 from .encoding import encode_designs, to_device
 from .loop import Outcome, train_model
+from .plan import plan_epochs, with_epochs
 from .precision import resolve_device
 from .trackers import make_trackers
 
@@ -307,6 +308,20 @@ def read_pretrained(
     return contents
 
 
+def prepared_model(
+    config: Config,
+    splits: Splits,
+    begun: bool = False,  # whether a checkpoint will give it its weights
+) -> GenerativeModel:
+    "Build a model and give it what it has before its first update: statistics of the data, parts trained elsewhere, networks to look through."
+    model = build_model(config, splits.spec)
+    if not begun:
+        model.fit_statistics(splits.train)
+        model.load_pretrained(read_pretrained(model))
+    model.load_feature_networks(read_features(model))
+    return model
+
+
 def train(
     config: Config,
     resume: bool = False,  # go on with the run in config.run_dir
@@ -317,12 +332,11 @@ def train(
     "Train a configuration and give back the run; raises what its data, its folder or its training find wrong."
     if config.run_dir is None: raise EpureError("run_dir: expected the folder that the run is written to, got none")
     splits = build_data(config.data)
-    model = build_model(config, splits.spec)
     begun = resume and list_checkpoints(Path(config.run_dir).expanduser() / "checkpoints")
-    if not begun:
-        model.fit_statistics(splits.train)
-        model.load_pretrained(read_pretrained(model))
-    model.load_feature_networks(read_features(model))
+    if config.training.epochs == "auto":
+        if begun: config = with_epochs(config, load_config(Path(config.run_dir).expanduser() / "config.yaml").training.epochs)
+        else: config = plan_epochs(config, prepared_model(config, splits), splits)
+    model = prepared_model(config, splits, begun)
     with RunFolder.create(config.run_dir, config, resume=resume, overwrite=overwrite) as folder:
         changed = other_designs(folder.read_json("design.json"), splits) if begun else ""
         if changed: raise RunError(f"{folder.path} can't be resumed: it {changed}; put the data back, or choose another run_dir")

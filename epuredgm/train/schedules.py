@@ -79,6 +79,7 @@ def schedule_stages(
     buckets: tuple[int, ...] = (),  # of the designs, see `BatchSampler`
 ) -> list[StageSchedule]:
     "Count the stages out in epochs and steps; ConfigError where a run would end before its last one."
+    if training.epochs == "auto": raise ConfigError("training.epochs: expected a number, got auto; `train` plans it, and so does `plan_epochs`")
     epochs, last, schedules, step, update = training.epochs, stages[-1], [], 0, 0
     if 0 < epochs <= last.start:
         raise ConfigError(f"training.epochs: expected more than {last.start}, after which the model's last stage, {last.name}, begins, got {epochs}; "
