@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from epuredgm.core.config import load_config
-from epuredgm.core.errors import ConfigError, DataError, EpureError
+from epuredgm.core.errors import ConfigError, EpureError
 from epuredgm.core.registry import datasets
 from epuredgm.data.attributes import read_measures
 from epuredgm.data.designs import build_data

@@ -135,7 +135,7 @@ def warn_of_formulas(
     "One warning for fields that a spreadsheet would run as formulas."
     found = [(line, field) for line, row in rows for field in row if field[:1] in ("=", "@", "+", "-") and len(field) > 1 and number_problem(field)]
     if not found: return
-    more = f", and {len(found) - 1} more fields" if len(found) > 1 else ""
+    more = f" ({len(found) - 1} more)" if len(found) > 1 else ""
     warnings.warn(f"{path}: row {found[0][0]} holds {found[0][1][:60]!r}{more}, which a spreadsheet takes for a formula and runs: rename it, or don't open the table in one", stacklevel=3)
 
 # %% ../../nbs/data/00c_tables.ipynb #0b8ec5d4

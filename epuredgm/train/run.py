@@ -178,7 +178,7 @@ class Run:
         "Draw new designs, each with its row of cond; EpureError for a sampler that the model doesn't have."
         check_count(n)
         size = self.model.resolve_size(check_size(size), check_generator(generator, self.device))
-        check_memory(n, self.spec, size or (self.spec.height, self.spec.width))
+        check_memory(n, self.spec, size if self.spec.height is None else (self.spec.height, self.spec.width))
         cond = check_conditions(self._move(cond), n, self.spec, self.device)
         if sampler is None: sampler = self.config.sampling.sampler or self.model.samplers[0]
         if sampler not in list(self.model.samplers):
