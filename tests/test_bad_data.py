@@ -10,8 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from epuredgm.core.config import load_config
-from epuredgm.core.errors import ConfigError, EpureError
+from epuredgm.core.errors import EpureError
 from epuredgm.core.registry import datasets
 from epuredgm.data.attributes import read_measures
 from epuredgm.data.designs import build_data
@@ -222,29 +221,6 @@ def test_what_a_user_does_not_see_is_not_painted():
     assert (len(tree), tree.left_out) == (2, {"visible-to-user: false": 1})
 
 
-# ---- overrides
-@pytest.fixture
-def configuration(tmp_path):
-    (tmp_path / "c.yaml").write_text("model: {type: beta_vae}\ndata: {type: folder, root_dir: a, component_dirs: [b]}\n")
-    return tmp_path / "c.yaml"
-
-
-@pytest.mark.parametrize("text, value", [("w/data #2", "w/data #2"), ("#2", "#2"), ('"a #b"', "a #b"), ("2024", "2024"), ("1e3", "1e3"), ("true", "true"), ("a#b", "a#b")])
-def test_an_override_of_text_is_text(configuration, text, value):
-    assert load_config(configuration, [f"data.root_dir={text}"]).data.root_dir == value
-    assert load_config(configuration, [f"run_dir={text}"]).run_dir == value
-
-
-def test_an_override_of_a_number_is_no_text(configuration):
-    assert load_config(configuration, ["training.lr=1e-3", "data.image_size=[32, 16]"]).data.image_size == (32, 16)
-    with pytest.raises(ConfigError, match="training.lr"): load_config(configuration, ["training.lr=1e-3 # slow"])
-
-
-def test_a_file_says_how_to_quote(configuration):
-    configuration.write_text(configuration.read_text().replace("root_dir: a", "root_dir: 2024"))
-    sentence(lambda: load_config(configuration), "data.root_dir", '"2024"', "quotes")
-
-
 # ---- words
 def test_names_are_no_html():
     import ipywidgets
@@ -262,16 +238,3 @@ def test_names_are_no_html():
     space = wheel_space(12)
     space.designs.names = [f"{name}{i}" for i in range(12)]
     assert name not in MapPanel(space, clicks=False).words.value
-
-
-def test_papermill_knows_every_parameter():
-    "A line with two equals signs in the cell of parameters hides a parameter from papermill, which then warns that it is unknown."
-    import re
-
-    import papermill
-    from conftest import ROOT, notebooks
-
-    for path in [ROOT / "nbs" / path for path in notebooks() if path.parts[0] == "experiments"]:
-        source = "\n".join("".join(cell["source"]) for cell in json.loads(path.read_text(encoding="utf-8"))["cells"])
-        asked = re.search(r"check_parameters\(globals\(\), \[(.*?)\]", source, re.S)
-        if asked: assert set(re.findall(r'"(\w+)"', asked[1])) <= set(papermill.inspect_notebook(str(path))), path

@@ -147,27 +147,6 @@ def read_mapping(
     return value
 
 # %% ../../nbs/core/03_config.ipynb #2136585b
-def override_value(
-    text: str,  # as typed
-) -> Any:
-    "The value of an override: as in YAML, except that nothing in it is a comment, since a path may hold a #."
-    value, loader = read_yaml(text), Loader(text)
-    try: node = loader.get_single_node()
-    finally: loader.dispose()
-    return value if node is not None and node.end_mark.index >= len(text.rstrip()) else text.strip()
-
-
-def as_typed(
-    draft: Draft,
-    classes: dict[str, type | None],  # of the sections by name; "" is the whole
-) -> None:
-    "Overrides of keys that take text are text, also where YAML reads a number: a folder may be called 2024."
-    for key, text in draft.typed.items():
-        section, _, name = key.rpartition(".")
-        field = classes[section].model_fields.get(name) if classes.get(section) else None
-        if field is not None and kinds_of(field.annotation) <= {str, NoneType} and type(draft.get(key)) in (bool, int, float): draft.put(key, text)
-
-
 def apply_overrides(
     draft: Draft,
     overrides: Sequence[str],  # "a.b=value" each; the last of two for the same key counts
@@ -186,10 +165,9 @@ def apply_overrides(
         if not value.strip():
             draft.problem(key, f"has no value (got {text!r}), write {key}=null for none or {key}=\"''\" for empty text")
             continue
-        try: parsed = override_value(value)
+        try: parsed = read_yaml(value)
         except ConfigError as error: draft.problem(key, f"should have a value as in YAML (got {shown(value)}), {error}")
         else:
-            if type(parsed) in (bool, int, float): draft.typed[key] = value.strip()
             if not draft.put(key, parsed): draft.problem(key, "there is no such key, since what stands above it is no section")
 
 # %% ../../nbs/core/03_config.ipynb #b2091634
@@ -440,7 +418,6 @@ def got(
     "Quote the value, with a near miss where a word was expected."
     if error["type"] == "missing" and isinstance(error["input"], dict): return ""
     if error["type"] == "value_error" and isinstance(error["input"], dict): return ""
-    if error["type"] == "string_type" and type(error["input"]) in (bool, int, float): return f" (got {shown(error['input'])}), write it in quotes: \"{error['input']}\""
     near = near_miss(error["input"], re.findall(r"'([^']*)'", error["ctx"]["expected"])) if error["type"] == "literal_error" else ""
     return f" (got {shown(error['input'])}{near.replace(' (', ', ').removesuffix(')')})"
 
@@ -582,7 +559,6 @@ def parse_config(
     stand_ins = {"model": ModelConfig, "data": DataConfig}  # where there is no class, which is a problem noted already
     allowed = {"": list(Config.model_fields)} | {name: list(kind.model_fields) for name, kind in classes.items() if kind}
     allowed |= keys_inside("model", draft.get("model") if classes["model"] else None)
-    as_typed(draft, classes | {"": Config})
     whole = draft.values | {"run_dir": run_dir if draft.get("run_dir") is None else draft.get("run_dir")}
     for name, kind in classes.items():
         given = {} if whole.get(name) is None else whole[name]

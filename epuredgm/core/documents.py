@@ -63,7 +63,6 @@ class Draft:
         self.file = values                          # as it came, to tell where a mistake comes from
         self.values = deepcopy(values)
         self.overridden: set[str] = set()           # keys given on the command line
-        self.typed: dict[str, str] = {}             # of them, those that YAML read as a number or a truth value → what was typed
         self.origins: dict[str, str] = {}           # product key → the key that the user wrote
         self.problems: list[tuple[str | None, str]] = []  # (key as the user wrote it, what is wrong)
 
