@@ -121,3 +121,25 @@ def test_other_kinds_of_numbers_are_taken(run):
             assert z.dtype == torch.float32 and run.decode(z.to(dtype), size=given["size"]).isfinite().all()
     assert run.sample(np.int64(1), size=list(given["size"]), sampler="prior", generator=torch.Generator().manual_seed(0)).shape == (1, *x.shape[1:])
     assert len(run.sample(0, size=given["size"], sampler="prior")) == 0
+
+
+def test_an_ar_vae_draws_the_sizes_of_the_vae_inside():
+    from epuredgm.core.spec import DesignSpec
+
+    entry = models.get("ar_vae")
+    inside = {"type": "wireframe_vae", **models.get("wireframe_vae").small}
+    model = entry.build(entry.config(vae=inside, attributes=["depth"]), DesignSpec(("page",), attributes=("depth",)))
+    model.seen_sizes.copy_(torch.arange(32, 32 + 64)[:, None].expand(64, 2))
+    assert len({model.resolve_size(None, torch.Generator().manual_seed(seed)) for seed in range(20)}) > 5
+
+
+def test_a_feature_network_without_classifiers_is_told(run):
+    from epuredgm.evaluate.report import judges
+
+    assert judges(run, run.data.val, None, "classifier") == (None, None, {})
+    for features in ("inception", "weights.pth", lambda x: x): refused(lambda: judges(run, run.data.val, None, features), "--features")
+
+
+def test_a_run_whose_data_are_elsewhere_says_so(tmp_path):
+    config = parse_config({"model": {"type": "beta_vae"}, "data": {"type": "folder", "root_dir": "nowhere/designs", "component_dirs": ["a"]}})
+    refused(lambda: Run(tmp_path, config, None, 0, {}, torch.device("cpu")).data, "another folder")
