@@ -21,6 +21,7 @@ from pydantic import Field, PositiveInt
 
 from ..core.config import DataConfig
 from ..core.errors import DataError, listing
+from ..core.paths import user_path
 from ..core.registry import datasets
 from ..core.spec import DesignSpec
 from .decoding import PictureError, read_file, read_picture
@@ -35,7 +36,7 @@ def read_idx(
     path: str | Path,  # an idx file of bytes, gzipped or not
 ) -> np.ndarray:  # uint8, (N, 28, 28) pictures or (N,) labels
     "The array in an idx file; raises DataError where it is damaged or something else."
-    path = Path(path).expanduser()
+    path = user_path(path)
     if not path.is_file():
         raise DataError(f"{path}: there is no such file, give an idx file such as train-images-idx3-ubyte.gz")
     try:
@@ -72,7 +73,7 @@ def background_files(
     folder: str | Path,  # of photographs
 ) -> list[Path]:  # none where there is no such folder
     "The PNG and JPEG pictures of a folder, in the order of their names."
-    folder = Path(folder).expanduser()
+    folder = user_path(folder)
     return sorted(path for path in folder.glob("*") if path.suffix.lower() in (".png", ".jpg", ".jpeg")) if folder.is_dir() else []
 
 
@@ -230,7 +231,7 @@ def write_polymnist(
     from PIL import Image
     from tqdm.auto import tqdm
 
-    folder = Path(folder).expanduser()
+    folder = user_path(folder)
     if folder.exists() and any(folder.iterdir()):
         raise DataError(f"{folder}: there are files here already, choose an empty folder")
     for component in designs.spec.components:
@@ -257,7 +258,7 @@ def read_polymnist(
     folder: str | Path,  # one folder a component, as `write_polymnist` and the field's own script make it
 ) -> Designs:
     "Designs from the published layout; raises DataError where components don't hold the same files."
-    folder = Path(folder).expanduser()
+    folder = user_path(folder)
     components = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")) if folder.is_dir() else []
     if not components:
         raise DataError(f"{folder}: there are no folders of components here, give the folder that holds m0, m1 and so on")

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from ..core.errors import DataError, listing, near_miss
+from ..core.paths import user_path
 from ..core.runs import atomic_write
 
 # %% ../../nbs/data/00c_tables.ipynb #78ec0d13
@@ -144,7 +145,7 @@ def read_table(
     key: str = "data.condition_csv",  # which configuration key or option names it, for messages
 ) -> Table:
     "A CSV file with a header, or a `DataError`. Blank lines are skipped; a warning names what a spreadsheet would take for a formula."
-    path = Path(path).expanduser()
+    path = user_path(path)
     reader, rows, lines = csv.reader(io.StringIO(read_text(path, key), newline=""), strict=True, skipinitialspace=True), [], []
     try:
         last = 0

@@ -283,6 +283,7 @@ def evaluate(
 ) -> dict:                               # title, data, arguments, draws, metrics, skipped, seconds, designs, files: what metrics.json holds
     "Measure a run on designs that it has not seen; `EpureError` where the data do not fit the run."
     if isinstance(run, (str, Path)): run = load_run(run)
+    if write: RunFolder.open(run.path).folder("eval")  # what can't be written is told before minutes of measuring
     started, of_pages, common = time.monotonic(), trees is not None or isinstance(run.data.val, VariableSizeDataset), {"batch_size": batch_size, "mirror": mirror}
     arguments = {"n": n, "seed": seed, "completions": completions, "batch_size": batch_size, "sections": sections}
     if of_pages:

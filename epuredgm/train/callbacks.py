@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Callback', 'Callbacks', 'StopSignals', 'Budget', 'EarlyStopping', 'MetricLogger', 'learning_rates', 'not_finite',
-           'ProgressBar', 'Watch', 'ReconstructionPictures', 'LatentMap', 'SamplePictures', 'Checkpoints']
+           'ProgressBar', 'Watch', 'ReconstructionPictures', 'LatentMap', 'SamplePictures', 'Provenance', 'machine_of',
+           'Checkpoints']
 
 # %% ../../nbs/train/09_callbacks.ipynb #344e64ab
 import contextlib
@@ -13,23 +14,24 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ..core.config import Config, TrainingConfig
-from ..core.errors import TrainingError, listing
-from ..core.runs import RunFolder, atomic_write
+from ..core.errors import RunError, TrainingError, listing
+from ..core.paths import user_path
+from ..core.runs import RunFolder, atomic_write, checked_for_resume, processor
 from ..core.seeds import generator
 from ..data.designs import Designs, Splits
-from ..plot.figures import blank_figure, pixels_of
+from ..plot.figures import blank_figure, pixels_of, png
 from ..plot.pictures import triplet_array
 from ..plot.points import draw_points, tsne
 from ..plot.sheets import contact_sheet
-from .checkpoints import encode_state, list_checkpoints, load_latest, read_pointer, save_checkpoint, tidy
+from .checkpoints import encode_state, list_checkpoints, load_latest, point, read_pointer, save_checkpoint, tidy
 from .encoding import encode_designs
 from .state import EpochMetrics, TrainState
 from .trackers import LATENT_MAP, TRAIN_TRIPLETS, VALIDATION_TRIPLET, Trackers
@@ -386,16 +388,42 @@ class SamplePictures(Callback):
         model, device = state.evaluated, state.device
         cond = None if self.cond is None else self.cond.to(device)
         x = model.sample(self.count, cond, generator=generator("samples", state.training.seed, device=device)).float().cpu()
-        folder = self.run.path / "pictures"
-        folder.mkdir(exist_ok=True)
-        contact_sheet(x, model.spec, heading=f"samples after {state.position.step} batches").savefig(folder / f"samples-{state.position.step:07d}.png")
+        self.run.write_bytes(f"pictures/samples-{state.position.step:07d}.png", png(contact_sheet(x, model.spec, heading=f"samples after {state.position.step} batches")))
+
+# %% ../../nbs/train/09_callbacks.ipynb #589b7791
+class Provenance(Callback):
+    "Keep what the weights depend on in every checkpoint, and compare it where a training goes on; RunError where it decides the weights."
+
+    def __init__(self, run: RunFolder, config: Config, digests: dict[str, str], machine: dict):  # of what is read; what computes
+        self.run, self.config, self.digests, self.machine = run, config, digests, machine
+
+    def state_dict(self): return {"config": self.config.model_dump(mode="json"), "digests": self.digests, "machine": self.machine}
+
+    def load_state_dict(self, state):
+        training, differs = self.config.training, checked_for_resume(self.run.path, state["config"], self.config)
+        if "training.epochs" in differs and training.scheduler in ("cosine", "linear"):
+            before, now = differs["training.epochs"]
+            warnings.warn(f"training.epochs was {before} and is {now} now: the {training.scheduler} of the learning rate is that of {now} epochs, so the rate jumps to where it would stand by then; "
+                          "a constant or a plateau goes on smoothly", stacklevel=2)
+        changed = [name for name in state["digests"] | self.digests if state["digests"].get(name) != self.digests.get(name)]
+        if changed:
+            raise RunError(f"{self.run.path} can't be resumed: {listing(changed)} {'is' if len(changed) == 1 else 'are'} not what its checkpoint was trained with (the digest differs): "
+                           "put that back, or choose another run_dir")
+        moved = [f"{name} {before} before and {self.machine.get(name)} now" for name, before in state["machine"].items() if self.machine.get(name) != before]
+        if moved: warnings.warn(f"{self.run.path} goes on elsewhere ({listing(moved)}), so its weights will not be to the last bit those of an uninterrupted run", stacklevel=2)
+
+
+def machine_of(state: TrainState) -> dict:  # of text and numbers
+    "Tell what computes, as far as it decides the last bits."
+    name = torch.cuda.get_device_name(state.device) if state.device.type == "cuda" else processor()["name"]
+    return {"torch": str(torch.__version__), "device": f"{state.device.type}, {name}", "threads": torch.get_num_threads(), "processes": state.distributed.world_size}
 
 # %% ../../nbs/train/09_callbacks.ipynb #d03e80e0
 class Checkpoints(Callback):
     "Write checkpoints at the end of epochs, after `checkpoint_minutes`, and before a stop; export parts when a stage ends."
 
     def __init__(self, run: RunFolder, training: TrainingConfig, callbacks: Callbacks):  # whose states it keeps
-        self.run, self.folder, self.training, self.callbacks = run, run.path / "checkpoints", training, callbacks
+        self.run, self.folder, self.training, self.callbacks = run, run.folder("checkpoints"), training, callbacks
         self.position, self.time = None, 0.0  # of the last checkpoint
 
     def resume(self, state: TrainState) -> None:
@@ -407,6 +435,9 @@ class Checkpoints(Callback):
         state.load(checkpoint)
         self.callbacks.load_state_dict(checkpoint.state["callbacks"])
         self.position = replace(state.position)
+        # `best` says what the state says, whatever became of it after this checkpoint; a best one that was retired since stays where it points.
+        best = checkpoint.step if state.model.selected_by is None else state.best.step
+        if best in self.run.steps and state.distributed.main: point(self.folder, "best", f"step-{best}")
 
     def save(self, state: TrainState, best: bool = False) -> None:
         "Write a checkpoint; TrainingError where the weights aren't finite."
@@ -434,7 +465,7 @@ class Checkpoints(Callback):
     def on_stage_end(self, state):
         folder = self.training.pretrained_dir
         if folder is None or not state.distributed.main: return
-        folder = Path(folder).expanduser()
+        folder = user_path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in state.model.export_pretrained().items(): atomic_write(folder / name, encode_state(content))
 
