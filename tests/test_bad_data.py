@@ -238,3 +238,16 @@ def test_names_are_no_html():
     space = wheel_space(12)
     space.designs.names = [f"{name}{i}" for i in range(12)]
     assert name not in MapPanel(space, clicks=False).words.value
+
+
+def test_papermill_knows_every_parameter():
+    "A line with two equals signs in the cell of parameters hides a parameter from papermill, which then warns that it is unknown."
+    import re
+
+    import papermill
+    from conftest import ROOT, notebooks
+
+    for path in [ROOT / "nbs" / path for path in notebooks() if path.parts[0] == "experiments"]:
+        source = "\n".join("".join(cell["source"]) for cell in json.loads(path.read_text(encoding="utf-8"))["cells"])
+        asked = re.search(r"check_parameters\(globals\(\), \[(.*?)\]", source, re.S)
+        if asked: assert set(re.findall(r'"(\w+)"', asked[1])) <= set(papermill.inspect_notebook(str(path))), path
