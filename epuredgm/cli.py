@@ -297,7 +297,7 @@ def evaluate_command(
     all_metrics: Annotated[bool, typer.Option("--all", help="Print every metric, not only the main ones.")] = False,
     mirror: Annotated[Literal["left", "right", "none"] | None, typer.Option(help="The edge that is the axis of half-sections, on pictures.", show_default=False)] = None,
     trees: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Layout trees of the pages, for a run on pages; those of data.trees otherwise.", show_default=False)] = None,
-    draws: Annotated[int | None, typer.Option(min=1, help="Budget of samples and completions, split over the sections; all that ten minutes allow otherwise.", show_default=False)] = None,
+    draws: Annotated[int | None, typer.Option(min=1, help="Budget of samples and completions, split over the sections; all that ten minutes of a core allow otherwise.", show_default=False)] = None,
     sections: Annotated[str | None, typer.Option(metavar="NAME,…", help="Sections of the report, with commas; all that apply otherwise.", show_default=False)] = None,
 ) -> None:
     "Measure a run on designs that it has not seen."

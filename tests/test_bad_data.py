@@ -15,7 +15,7 @@ from epuredgm.core.registry import datasets
 from epuredgm.data.attributes import read_measures
 from epuredgm.data.designs import build_data
 from epuredgm.data.layout_trees import tree_of
-from epuredgm.data.polymnist import read_backgrounds, read_idx, read_polymnist
+from epuredgm.data.polymnist import read_backgrounds, read_idx
 from epuredgm.data.render import render_folder
 from epuredgm.data.tables import numbers_of, read_table
 from epuredgm.data.wireframes import read_labels
@@ -183,18 +183,6 @@ def test_idx_files_are_known_by_their_content(tmp_path):
         assert read_idx(tmp_path / name).tolist() == [1, 2, 3]
     (tmp_path / "c.gz").write_bytes(gzip.compress(content)[:-9])
     sentence(lambda: read_idx(tmp_path / "c.gz"), "c.gz", "damaged")
-
-
-def test_polymnist_with_stray_files(tmp_path):
-    for component in ("m0", "m1"):
-        (tmp_path / component).mkdir()
-        for name in ("0.1", "1.7"): Image.new("RGB", (28, 28)).save(tmp_path / component / f"{name}.png")
-        (tmp_path / component / "._0.1.png").write_bytes(b"")
-    (tmp_path / ".git").mkdir()
-    designs = read_polymnist(tmp_path)
-    assert (designs.names, designs.labels.tolist()) == (["0.1", "1.7"], [1, 7])
-    Image.new("RGB", (28, 28)).save(tmp_path / "m1" / "img_1.png")
-    sentence(lambda: read_polymnist(tmp_path), "m1", "img_1.png", "17.3.png")
 
 
 # ---- built-in data, pages

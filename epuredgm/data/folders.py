@@ -9,10 +9,10 @@ __all__ = ['FolderConfig', 'load_folder', 'folder_like', 'load_all', 'write_desi
 import json
 import os
 import string
-import struct
 import unicodedata
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -227,25 +227,16 @@ def refuse_pictures(
     refuse(root_of(config), sentences)
 
 # %% ../../nbs/data/01_folders.ipynb #abf2a0a4
-def first_sizes(
-    files: PictureFiles,               # as listed; those that are there are PNG files
-) -> dict[str, tuple[int, int]]:       # path → height, width in pixels
-    "The size of each component's first picture, from the file's head."
-    sizes = {}
-    for component in range(files.components):
-        path = next(filter(None, files.paths[component::files.components]), None)
-        if path is None: continue
-        with open(path, "rb") as file: width, height = struct.unpack(">II", file.read(24)[16:])
-        sizes[path] = height, width
-    return sizes
-
-
 def warn_if_stretched(
     config: FolderConfig,  # names the components and the size that they are brought to
     files: PictureFiles,   # as listed
 ) -> None:
     "A warning where a component's first picture is brought to clearly other proportions, or isn't as large as another component's."
-    sizes, (height, width) = first_sizes(files), config.image_size
+    sizes, (height, width) = {}, config.image_size
+    for component in range(files.components):
+        path = next(filter(None, files.paths[component::files.components]), None)
+        if path is None: continue
+        with Image.open(path) as picture: sizes[path] = picture.size[::-1]
     target = f"{height}×{width}"
     stretched = [path for path, (h, w) in sizes.items() if not 0.8 < (height / width) / (h / w) < 1.25]
     if len(set(sizes.values())) > 1:
@@ -340,17 +331,6 @@ def load_all(
     cond = standardised(values, config.condition_columns, statistics) if conditions else None
     return open_designs(config, table, prefixes, cond, progress, attributes)
 
-# %% ../../nbs/data/01_folders.ipynb #74ae2d85
-def pixels_of(
-    designs: Designs | Tensor,  # a tensor is uint8 or float in [0, 1]
-    start: int,                 # the first of them
-    stop: int,                  # the one after the last
-) -> Tensor:                    # (stop − start, planes, H, W) uint8, on the processor
-    "Some designs' pixels as they are written."
-    if isinstance(designs, Designs): return pixel_rows(designs, torch.arange(start, stop)).cpu()
-    x = designs[start:stop].detach().cpu()
-    return x if x.dtype == torch.uint8 else as_bytes(x.float())
-
 # %% ../../nbs/data/01_folders.ipynb #29134228
 def write_pictures(
     pixels: Tensor,         # (n, planes, H, W) uint8
@@ -359,18 +339,14 @@ def write_pictures(
     spec: DesignSpec,       # names the components
     folder: Path,           # the component's
     filename_pattern: str,  # names a file
-    overwrite: bool,        # whether files of the same names may be replaced
 ) -> None:
     "One PNG a component and design; `DataError` where one is there already."
     for design, there, name in zip(spec.split(pixels).numpy(), available, names):
         for component, picture, is_there in zip(spec.components, design, there):
+            if not is_there: continue
             path = folder / component / filename_pattern.replace("{component}", component).replace("{prefix}", name)
-            if not is_there:
-                if overwrite: path.unlink(missing_ok=True)  # or the picture of another design would stand for it
-                continue
             picture = Image.fromarray(picture[0] if spec.channels == 1 else np.ascontiguousarray(picture.transpose(1, 2, 0)))
             try:
-                if overwrite: path.unlink(missing_ok=True)  # a link goes, and what it leads to stays
                 with open(path, "xb") as file: picture.save(file, "PNG")
             except FileExistsError: raise DataError(f"{path}: this file is there already, choose another folder") from None
 
@@ -401,34 +377,6 @@ def checked_layout(
         try: check(value)
         except ValueError as error: raise DataError(f"{what} {error} (got {value!r})") from None
 
-# %% ../../nbs/data/01_folders.ipynb #a0d19533
-def checked_drawings(
-    designs: Designs | Tensor,  # a tensor should be (N, planes, H, W), uint8 or float
-    spec: DesignSpec,           # says how many planes
-) -> None:
-    "A `DataError` where a tensor holds no designs."
-    if isinstance(designs, Designs): return
-    if not isinstance(designs, Tensor) or not (designs.dtype == torch.uint8 or designs.is_floating_point()):
-        kind = designs.dtype if isinstance(designs, Tensor) else type(designs).__name__
-        raise DataError(f"designs are written from a tensor of uint8, or of floats in [0, 1] (got {kind})")
-    if designs.ndim != 4: raise DataError(f"a tensor of designs should have the shape (N, {spec.planes}, H, W) (got {tuple(designs.shape)})")
-    spec.split(designs[:1])
-
-# %% ../../nbs/data/01_folders.ipynb #38c480c8
-def checked_presence(
-    available: Tensor | Sequence | None,  # (n, C) bool, None = all
-    n: int,                               # how many designs
-    spec: DesignSpec,                     # says how many components
-) -> np.ndarray:                          # (n, C) bool
-    "Check which components are to be written."
-    if available is None: return np.ones((n, spec.n_components), bool)
-    available = np.asarray(available.cpu() if isinstance(available, Tensor) else available)
-    if available.dtype != bool or available.shape != (n, spec.n_components):
-        raise DataError(f"`available` should be booleans of shape {(n, spec.n_components)} (got {available.dtype} of shape {available.shape})")
-    empty = np.flatnonzero(~available.any(1))
-    if len(empty): raise DataError(f"a design should have at least one component (got none for {len(empty)} of {n}, the first is {empty[0]})")
-    return available
-
 # %% ../../nbs/data/01_folders.ipynb #36ce9694
 def checked_columns(
     columns: dict[str, Sequence],  # by name
@@ -445,7 +393,7 @@ def checked_columns(
 
 # %% ../../nbs/data/01_folders.ipynb #dba0e561
 def write_designs(
-    designs: Designs | Tensor,                           # a tensor is (N, planes, H, W), uint8 or float in [0, 1]
+    designs: Designs | Tensor,                           # a tensor is (N, planes, H, W), uint8 or float in [0, 1], of whole designs
     folder: str | Path,                                  # is made if need be
     names: Sequence[str] | None = None,                  # N prefixes; None = the designs' own, or numbers
     spec: DesignSpec | None = None,                      # needed for a tensor
@@ -453,27 +401,22 @@ def write_designs(
     columns: dict[str, Sequence] | None = None,          # further columns of the table; those named like a condition stand in its place
     prefix_column: str = "matching",                     # the table's first column
     table_name: str = "performances.csv",                # a file name in the folder
-    available: Tensor | np.ndarray | None = None,        # (N, C) bool; None = the designs' own, or all
-    overwrite: bool = False,                             # whether files of the same names may be replaced
 ) -> Path:                                               # the table
     "Writes designs in the layout that `load_folder` reads; conditions as the model sees them, unless `columns` has them."
-    known, columns = {}, columns or {}
-    if isinstance(designs, Designs):
-        spec, names, available = designs.spec, designs.names if names is None else names, designs.available if available is None else available
-        if designs.cond is not None: known = dict(zip(spec.conditions, designs.cond.cpu().numpy().T))
-    if spec is None: raise DataError("to write a tensor of designs, give its specification: it names the components")
+    if isinstance(designs, Designs): names = designs.names if names is None else names
+    elif spec is None: raise DataError("to write a tensor of designs, give its specification: it names the components")
+    else: designs = Designs(replace(spec, conditions=()), as_bytes(designs.detach().float()) if torch.is_tensor(designs) and designs.is_floating_point() else designs)
+    spec, n, folder = designs.spec, len(designs), user_path(folder)
+    table = folder / table_name
     checked_layout(spec, filename_pattern, table_name)
-    checked_drawings(designs, spec)
-    folder = user_path(folder)
-    n, table = len(designs), folder / table_name
-    names, available = checked_prefixes(names, n), checked_presence(available, n, spec)
-    columns = checked_columns(known | columns, prefix_column, n)
-    if table.exists() and not overwrite: raise DataError(f"{table}: there are designs already, choose another folder")
+    names, known = checked_prefixes(names, n), {} if designs.cond is None else dict(zip(spec.conditions, designs.cond.cpu().numpy().T))
+    columns = checked_columns(known | (columns or {}), prefix_column, n)
+    if table.exists(): raise DataError(f"{table}: there are designs already, choose another folder")
     for component in spec.components:
         if leads_out(folder, component): raise DataError(f"{folder / component} is a link that leads out of {folder}, and the designs would be written there: remove it, or choose another folder")
         (folder / component).mkdir(parents=True, exist_ok=True)
     for start in range(0, n, 256):
-        part = slice(start, min(start + 256, n))
-        write_pictures(pixels_of(designs, part.start, part.stop), available[part], names[part], spec, folder, filename_pattern, overwrite)
+        part = torch.arange(start, min(start + 256, n))
+        write_pictures(pixel_rows(designs, part).cpu(), designs.available[part].tolist(), names[start:start + 256], spec, folder, filename_pattern)
     write_table(table, {prefix_column: names} | columns)
     return table

@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['GZIP', 'DIGIT_SIDE', 'DIGITS', 'read_idx', 'builtin_digits', 'background_files', 'rgb_array', 'read_backgrounds',
            'drawn_backgrounds', 'make_component', 'polymnist_spec', 'make_polymnist', 'PolyMNISTConfig', 'read_digits',
-           'build_polymnist', 'write_polymnist', 'digit_files', 'read_polymnist']
+           'build_polymnist']
 
 # %% ../../nbs/data/03_polymnist.ipynb #3a4db696
 import gzip
-import re
 import struct
 import zlib
 from pathlib import Path
@@ -20,13 +19,12 @@ import torch
 from pydantic import Field, PositiveInt
 
 from ..core.config import DataConfig
-from ..core.errors import DataError, listing
+from ..core.errors import DataError
 from ..core.paths import user_path
 from ..core.registry import datasets
 from ..core.spec import DesignSpec
 from .decoding import PictureError, read_file, read_picture
 from .designs import Designs, Splits
-from .tables import refuse
 
 # %% ../../nbs/data/03_polymnist.ipynb #98bdcd95
 GZIP = b"\x1f\x8b"  # how a gzipped file begins, whatever its name
@@ -172,7 +170,7 @@ class PolyMNISTConfig(DataConfig):
     components: Annotated[int, Field(ge=1, le=26)] = 5  # C, of drawn textures
     n: PositiveInt | None = None  # training designs, None = as many as there are digits
     n_val: PositiveInt = 1000  # held out
-    seed: int = 0
+    seed: int = 0  # of the designs
 
     def spec(self) -> DesignSpec:
         "Name a component for each photograph; of photographs that are not there, as many as `components`."
@@ -221,56 +219,3 @@ def build_polymnist(
     val = make_polymnist(held, held_labels, backgrounds, config.n_val, config.seed, "val")
     source = "MNIST" if config.images else "scikit-learn's digits"
     return Splits(train, val, {}, f"{n} + {config.n_val} PolyMNIST designs of {len(backgrounds)} components, from {source}, seed {config.seed}")
-
-# %% ../../nbs/data/03_polymnist.ipynb #b2f131f5
-def write_polymnist(
-    designs: Designs,  # of three channels, with the digit in their names
-    folder: str | Path,  # is made; must be empty or not there
-) -> Path:
-    "Writes designs as RGB files in the published layout; raises DataError where something is there already."
-    from PIL import Image
-    from tqdm.auto import tqdm
-
-    folder = user_path(folder)
-    if folder.exists() and any(folder.iterdir()):
-        raise DataError(f"{folder}: there are files here already, choose an empty folder")
-    for component in designs.spec.components:
-        (folder / component).mkdir(parents=True)
-    for i in tqdm(range(len(designs)), desc=f"writing {folder.name}", unit="design"):
-        pixels = designs.spec.split(designs.images[i]).permute(0, 2, 3, 1).numpy()
-        for component, picture in zip(designs.spec.components, pixels):
-            Image.fromarray(np.ascontiguousarray(picture)).save(folder / component / f"{designs.names[i]}.png")
-    return folder
-
-
-def digit_files(
-    folder: Path,  # of one component
-) -> dict[str, Path]:  # name such as "17.3", the number and the digit → its file
-    "The pictures of a component; `DataError` for a picture whose name doesn't say its digit. Hidden files are somebody else's."
-    found = {path.stem: path for path in folder.iterdir() if path.suffix.lower() == ".png" and not path.name.startswith(".")}
-    strange = sorted(name for name in found if not re.fullmatch(r"[0-9]+\.[0-9]", name))
-    refuse(folder, [f"{name}.png should be named by a number and its digit, such as 17.3.png" for name in strange], "rename it or take it away")
-    if not found: raise DataError(f"{folder}: there are no PNG pictures here, such as 17.3.png")
-    return found
-
-
-def read_polymnist(
-    folder: str | Path,  # one folder a component, as `write_polymnist` and the field's own script make it
-) -> Designs:
-    "Designs from the published layout; raises DataError where components don't hold the same files."
-    folder = user_path(folder)
-    components = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")) if folder.is_dir() else []
-    if not components:
-        raise DataError(f"{folder}: there are no folders of components here, give the folder that holds m0, m1 and so on")
-    held = {component: digit_files(folder / component) for component in components}
-    for component in components[1:]:
-        missing = set(held[components[0]]) ^ set(held[component])
-        if missing:
-            raise DataError(f"{folder}: {components[0]} and {component} should hold the same files, {min(missing)}.png is in one of them only")
-    names = sorted(held[components[0]], key=lambda name: int(name.split(".")[0]))
-    pictures = [[rgb_array(held[component][name]) for component in components] for name in names]
-    sizes = {picture.shape for design in pictures for picture in design}
-    if len(sizes) > 1: raise DataError(f"{folder}: all pictures should have one size (got {listing(sorted(f'{height}×{width}' for height, width, _ in sizes))}), leave the others out")
-    pixels = torch.from_numpy(np.array(pictures)).permute(0, 1, 4, 2, 3).flatten(1, 2).contiguous()
-    spec = DesignSpec(tuple(components), channels=3, height=pixels.shape[-2], width=pixels.shape[-1], classes=DIGITS)
-    return Designs(spec, pixels, names=names, labels=[int(name.split(".")[1]) for name in names])

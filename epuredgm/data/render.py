@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 
 from ..core.errors import DataError, RunError, listing
 from ..core.paths import user_path
-from ..core.runs import not_written
+from ..core.runs import leads_out, not_written, open_own
 from .layout_trees import Cells, LayoutTree, count_layers, cut, paint_cells, tree_from
 from .tables import write_table
 
@@ -268,7 +268,7 @@ def alone_in(
     out: Path,  # a folder
 ) -> Iterator[None]:
     "Holds the folder's lock, and clears what a killed process has left; `RunError` where another one is at work."
-    with open(out / ".lock", "ab") as file:
+    with open_own(out / ".lock", "ab") as file:
         try:
             if fcntl is not None: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError: raise RunError(f"{out}: another process is writing here, wait for it or choose another folder") from None
@@ -288,7 +288,9 @@ def render_folder(
     "Makes the pictures of all pages that have none yet, or other ones; `DataError` where there are no pages."
     out = user_path(out)
     jobs, skipped = page_jobs(folder, out, max_height, relative)
-    for place in sorted({Path(job.stem).parent for job in jobs}): place.mkdir(parents=True, exist_ok=True)
+    for place in sorted({Path(job.stem).parent for job in jobs}):
+        if leads_out(out, str(place)): raise DataError(f"{place} is a link that leads out of {out}, and pictures would be written there: remove it, or choose another folder")
+        place.mkdir(parents=True, exist_ok=True)
     out.mkdir(parents=True, exist_ok=True)
     names = [as_text(Path(job.source).relative_to(user_path(folder))) for job in jobs]
     found, report = {}, RenderReport(out)

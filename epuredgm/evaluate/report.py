@@ -182,7 +182,7 @@ def page(
     paper, file = Image.new("RGB", (int(left[-1]), max(heights)), "white"), BytesIO()
     for x, stack in zip(left, stacks):
         for y, picture in stack: paper.paste(picture, (int(x), y))
-    paper.save(file, "PNG", optimize=True)
+    paper.save(file, "PNG")
     return file.getvalue()
 
 # %% ../../nbs/evaluate/17_report.ipynb #298417ae
@@ -227,7 +227,7 @@ def context_of_designs(
     run: Run,
     data: str | Path | Designs | None,  # as for evaluate
     n: int,             # designs, at most
-    completions: int,   # of each design
+    completions: int,   # of each design, whose mean is judged
     seed: int,          # of the choice of designs
     classifiers,        # as for evaluate
     features,           # as for evaluate
@@ -238,7 +238,7 @@ def context_of_designs(
     designs, note = held_out(run, data, n, seed)
     judge, network, known = judges(run, designs, classifiers, features)
     samplers = usual_samplers(run, ("aggregated", "prior")) if samplers is None else tuple(samplers)
-    return Context(run, designs, Draws(len(designs), completions), seed, samplers=samplers, classifiers=judge, network=network, **fields), note | known
+    return Context(run, designs, Draws(len(designs), min(completions, 2)), seed, completions=completions, samplers=samplers, classifiers=judge, network=network, **fields), note | known
 
 
 def context_of_pages(
@@ -264,7 +264,7 @@ def evaluate(
     data: str | Path | Designs | None = None,  # None: the run's held-out split; a folder of the same layout; or designs
     n: int = 1000,                       # designs or pages looked at, and samples of designs, at most
     seed: int = 0,                       # of the choice of designs, samples, completions, bootstrap and splits
-    completions: int = 8,                # of each design, at most
+    completions: int = 8,                # of each design, whose mean is judged; at most two are drawn
     samplers: Sequence[str] | None = None,  # None: aggregated and prior, or what the model has
     batch_size: int = 250,               # designs at a time
     mirror: str | None = None,           # the edge that is the axis of half-sections, for pictures

@@ -18,7 +18,7 @@ from ..core.spec import DesignSpec
 from ..data.augmentation import erase
 from ..evaluate.page_sections import page_tiles
 from ..evaluate.pages import common_size, nearest_rows, page_ssim, pages_at, resized, without_padding
-from ..evaluate.scores import Score, statistic_score
+from ..evaluate.scores import Score, mean_score, ratio, sums_score
 from .interpolation import Walk, walk, walk_pictures
 from .latent_space import LatentSpace, attribute_of, check_indices, check_several
 from ..plot.pictures import observed_pictures
@@ -143,26 +143,23 @@ def archetype_strip(
 def interpolation_scores(
     space:LatentSpace,
     real:RealPages,
-    label:str = "class",        # the attribute
     steps:int = 7,              # of a way, both ends included
-    most:int = 45,              # ways of each sort
-    way:str = "linear",         # or "spherical"
     seed:int = 0,               # of the pairs and the intervals
 ) -> dict[str, dict[str, Score]]:   # "centroid to centroid" and "page to page" → distance, similarity; "pages" → similarity of reconstructions
     "Score how far the inner steps of ways are from real pages."
-    random, names = make_generator(seed, "explore", "archetypes"), list(archetype_centroids(space, label))
+    random, names = make_generator(seed, "explore", "archetypes"), list(archetype_centroids(space))
     pairs = [(a, b) for k, a in enumerate(names) for b in names[k + 1:]]
     if not pairs: raise DataError(f"a way between archetypes needs two of them (got {names[0]}): take pages of several kinds")
-    chosen = [pairs[k] for k in torch.randperm(len(pairs), generator=random)[:most].tolist()]
+    chosen = [pairs[k] for k in torch.randperm(len(pairs), generator=random)[:45].tolist()]
     ends = torch.stack([torch.randperm(len(space), generator=random)[:2] for _ in chosen]).tolist()
     scores = {}
     for sort, ways in (("centroid to centroid", chosen), ("page to page", ends)):
-        found = [realness(archetype_walk(space, pair, steps, way, label), real) for pair in ways]
+        found = [realness(archetype_walk(space, pair, steps), real) for pair in ways]
         for name, usual in (("distance", 1.), ("similarity", real.usual_similarity)):
             inner = torch.stack([values[name][1:-1].double().nanmean() for values in found])
-            scores.setdefault(sort, {})[name] = statistic_score(torch.nanmean, inner, generator=random, reference=usual, reference_name="a page and the next one", better="" if name == "distance" else "higher")
-    own = walk(space, list(range(min(60, len(space)))), 2)   # a way with pages alone
-    scores["pages' reconstructions"] = {"similarity": statistic_score(torch.nanmean, realness(own, real)["similarity"].double(), generator=random, reference=real.usual_similarity, reference_name="a page and the next one", better="higher")}
+            scores.setdefault(sort, {})[name] = mean_score(inner, ~inner.isnan(), random, reference=usual, reference_name="a page and the next one", better="" if name == "distance" else "higher")
+    own = realness(walk(space, list(range(min(60, len(space)))), 2), real)["similarity"]   # a way with pages alone
+    scores["pages' reconstructions"] = {"similarity": mean_score(own, ~own.isnan(), random, reference=real.usual_similarity, reference_name="a page and the next one", better="higher")}
     return scores
 
 # %% ../../nbs/explore/13_archetypes.ipynb #9b4a04b2
@@ -239,6 +236,5 @@ def inpainting_scores(
 ) -> dict[str, Score]:          # error in the hole, in units of each floor's
     "Score a model's error in holes against the page's background and the mean of what is seen."
     errors, random = torch.tensor([hole.error for hole in holes], dtype=torch.float64), make_generator(seed, "explore", "inpainting")
-    def ratio(error, floor): return error.sum()/floor.sum()
-    return {f"error, {name} = 1": statistic_score(ratio, errors, torch.tensor([hole.floors[name] for hole in holes], dtype=torch.float64), generator=random, reference=1., reference_name=name, better="lower")
+    return {f"error, {name} = 1": sums_score(ratio, errors, torch.tensor([hole.floors[name] for hole in holes], dtype=torch.float64), generator=random, reference=1., reference_name=name, better="lower")
             for name in ("background", "mean of the rest")}

@@ -20,7 +20,7 @@ if TYPE_CHECKING: from matplotlib.figure import Figure
 
 # %% auto #0
 __all__ = ['WALK_WAYS', 'way_between', 'Walk', 'walk', 'stops_of', 'walk_pictures', 'walk_attributes', 'walk_figure',
-           'draw_attribute', 'most_changed', 'animation', 'WalkActions', 'stop_numbers', 'WalkPanel']
+           'draw_attribute', 'most_changed', 'animation', 'stop_numbers', 'WalkPanel']
 
 # %% ../../nbs/explore/08_interpolation.ipynb #0a983fa6
 WALK_WAYS = ("linear", "spherical")
@@ -172,22 +172,50 @@ def most_changed(
 # %% ../../nbs/explore/08_interpolation.ipynb #2fd09827
 def animation(
     pictures:np.ndarray,        # (S, H, W, 3) in [0, 1], such as `colour` gives
-    milliseconds:int = 90,      # of each frame
     zoom:int = 4,               # screen pixels a pixel
-    back:bool = True,           # whether it returns the way it came
 ) -> bytes:                     # a GIF file that repeats for ever
-    "Pictures one after the other."
+    "Pictures one after the other, there and back."
     from PIL import Image
-    frames = to_uint8(np.concatenate([pictures, pictures[-2:0:-1]]) if back else pictures)
+    frames = to_uint8(np.concatenate([pictures, pictures[-2:0:-1]]))
     palette = Image.fromarray(frames.reshape(-1, frames.shape[2], 3)).quantize(255, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     drawn = [Image.fromarray(frame.repeat(zoom, 0).repeat(zoom, 1)).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     file = BytesIO()
-    drawn[0].save(file, "GIF", save_all=True, append_images=drawn[1:], duration=milliseconds, loop=0, disposal=1, optimize=False)
+    drawn[0].save(file, "GIF", save_all=True, append_images=drawn[1:], duration=90, loop=0, disposal=1, optimize=False)
     return file.getvalue()
 
 # %% ../../nbs/explore/08_interpolation.ipynb #ba9ed1f7
-class WalkActions(Panel):
-    "The actions of a slider between designs."
+def stop_numbers(
+    text:str,   # such as "3, 8, 5"
+) -> list[int]:
+    "Numbers of designs, as a user writes them; DataError for anything else."
+    try: return [int(part) for part in text.replace(",", " ").split()]
+    except ValueError: raise DataError(f"the designs are {text!r}, expected their numbers, such as 3, 8, 5") from None
+
+# %% ../../nbs/explore/08_interpolation.ipynb #184fe39a
+class WalkPanel(Panel):
+    "A slider from one design to another, or along several."
+
+    def __init__(self,
+        space:LatentSpace,
+        stops:Sequence[int] = (0, 1),   # numbers of designs
+        steps:int = 13,                 # points of each leg
+        head:Callable|None = None,      # (B, D) → (B, A), with `names`
+    ):
+        import ipywidgets
+        walk(space, stops, steps)  # says at once what is wrong
+        self.space, self.steps, self.head = space, steps, head
+        self.stops = ipywidgets.Text(value=", ".join(map(str, stops)), description="designs", continuous_update=False)
+        self.way = ipywidgets.ToggleButtons(options=WALK_WAYS, description="way")
+        self.step = ipywidgets.IntSlider(description="step", min=0, max=steps - 1)
+        self.save = ipywidgets.Button(description="save as walk.gif", icon="film")
+        self.words, blank = ipywidgets.HTML(), blank_figure(8, 8)
+        self.picture, self.strip = picture_widget(blank), picture_widget(blank)
+        self.rebuild()
+        for control in (self.stops, self.way): control.observe(lambda change: self.rebuild(), "value")
+        self.step.observe(lambda change: self.go_to(change["new"]), "value")
+        self.save.on_click(lambda button: self.write("walk.gif"))
+        controls = ipywidgets.VBox([self.stops, self.way, self.step, self.save, self.words])
+        self.box = ipywidgets.VBox([ipywidgets.HBox([self.picture, controls]), self.strip])
 
     def rebuild(self) -> None:
         "Decodes the way anew, when its ends or its form were changed; what is wrong is shown and nothing else changes."
@@ -216,37 +244,3 @@ class WalkActions(Panel):
 
     @property
     def still(self) -> bytes: return self.strip.value
-
-
-def stop_numbers(
-    text:str,   # such as "3, 8, 5"
-) -> list[int]:
-    "Numbers of designs, as a user writes them; DataError for anything else."
-    try: return [int(part) for part in text.replace(",", " ").split()]
-    except ValueError: raise DataError(f"the designs are {text!r}, expected their numbers, such as 3, 8, 5") from None
-
-# %% ../../nbs/explore/08_interpolation.ipynb #184fe39a
-class WalkPanel(WalkActions):
-    "A slider from one design to another, or along several."
-
-    def __init__(self,
-        space:LatentSpace,
-        stops:Sequence[int] = (0, 1),   # numbers of designs
-        steps:int = 13,                 # points of each leg
-        head:Callable|None = None,      # (B, D) → (B, A), with `names`
-    ):
-        import ipywidgets
-        walk(space, stops, steps)  # says at once what is wrong
-        self.space, self.steps, self.head = space, steps, head
-        self.stops = ipywidgets.Text(value=", ".join(map(str, stops)), description="designs", continuous_update=False)
-        self.way = ipywidgets.ToggleButtons(options=WALK_WAYS, description="way")
-        self.step = ipywidgets.IntSlider(description="step", min=0, max=steps - 1)
-        self.save = ipywidgets.Button(description="save as walk.gif", icon="film")
-        self.words, blank = ipywidgets.HTML(), blank_figure(8, 8)
-        self.picture, self.strip = picture_widget(blank), picture_widget(blank)
-        self.rebuild()
-        for control in (self.stops, self.way): control.observe(lambda change: self.rebuild(), "value")
-        self.step.observe(lambda change: self.go_to(change["new"]), "value")
-        self.save.on_click(lambda button: self.write("walk.gif"))
-        controls = ipywidgets.VBox([self.stops, self.way, self.step, self.save, self.words])
-        self.box = ipywidgets.VBox([ipywidgets.HBox([self.picture, controls]), self.strip])

@@ -21,7 +21,7 @@ if TYPE_CHECKING: from matplotlib.figure import Figure
 # %% auto #0
 __all__ = ['MAP_METHODS', 'LatentMap', 'check_method', 'latent_map', 'MapDrawing', 'map_drawing', 'spread_designs',
            'pictures_on_map', 'MapPoint', 'latent_at', 'point_of', 'point_at', 'look_at_design', 'point_words',
-           'point_sheet', 'plane_sheet', 'MapActions', 'set_slider', 'click_canvas', 'MapPanel']
+           'point_sheet', 'plane_sheet', 'set_slider', 'click_canvas', 'MapPanel']
 
 # %% ../../nbs/explore/07_latent_map.ipynb #cad79609
 MAP_METHODS = ("pca", "tsne")
@@ -55,12 +55,11 @@ def latent_map(
     space:LatentSpace,
     method:str = "pca",         # or "tsne"
     seed:int = 0,               # of t-SNE, for latents of one dimension
-    perplexity:float = 30.,     # of t-SNE: how many neighbours count, about; less than a third of the designs
 ) -> LatentMap:
     "A map of the designs; EpureError for another method or too few designs."
     check_method(method)
     check_several(space, f"a map by {method}", 2 if method == "pca" else 5)
-    if method == "tsne": return LatentMap(space, method, tsne(space.whitened, seed, perplexity))
+    if method == "tsne": return LatentMap(space, method, tsne(space.whitened, seed))
     from sklearn.decomposition import PCA
     u = space.whitened.numpy()
     plane = PCA(min(2, *u.shape), svd_solver="full").fit(u)
@@ -210,7 +209,6 @@ def point_words(
 def point_sheet(
     map:LatentMap,
     point:MapPoint,
-    zoom:int|None = None,   # screen pixels a pixel; None: chosen
 ) -> "Figure":
     "Draw the decoded latent of a point beside the design nearest to it."
     space = map.space
@@ -218,28 +216,83 @@ def point_sheet(
     cond = None if point.design is None or batch.cond is None else batch.cond
     tiles = np.stack([colour(decode_latents(space, point.z, cond), space.spec, space.mirror), colour(batch.x, space.spec, space.mirror)], 1)
     titles = ["reconstruction" if point.design is not None else "decoded here", f"design {space.designs.names[point.nearest]}"]
-    return sheet(tiles, "", titles, notes=component_notes(space.spec), zoom=zoom)
+    return sheet(tiles, "", titles, notes=component_notes(space.spec))
 
 # %% ../../nbs/explore/07_latent_map.ipynb #3323c517
 def plane_sheet(
     map:LatentMap,      # by pca
     steps:int = 9,      # a side
-    reach:float = 2.5,  # how far from the middle, in standard deviations of the data along each direction
     zoom:int|None = None,   # screen pixels a pixel; None: chosen
 ) -> "Figure":
-    "A grid of places on the principal plane, decoded."
-    across, up = (np.linspace(-reach, reach, steps)*spread for spread in map.points.std(0))
+    "A grid of places on the principal plane up to 2.5 standard deviations of the data from the middle, decoded."
+    across, up = (np.linspace(-2.5, 2.5, steps)*spread for spread in map.points.std(0))
     z = torch.cat([latent_at(map, x, y) for y in up[::-1] for x in across])
     space = map.space
     tiles = colour(decode_latents(space, z), space.spec, space.mirror)
     return sheet(tiles.reshape(steps, steps, *tiles.shape[1:]), "The principal plane, decoded", [f"{x:+.1f}" for x in across], [f"{y:+.1f}" for y in up[::-1]],
                  notes=component_notes(space.spec), zoom=zoom)
 
-# %% ../../nbs/explore/07_latent_map.ipynb #7f499147
-class MapActions(Panel):
-    "The actions of a map when something is chosen."
+# %% ../../nbs/explore/07_latent_map.ipynb #df1785a4
+def set_slider(
+    slider:Any,     # of ipywidgets
+    value:float,    # within the new ends
+    low:float,      # the new lower end
+    high:float,     # the new upper end
+) -> None:
+    "A slider's value and ends, all at once."
+    slider.min, slider.max = min(low, slider.min), max(high, slider.max)
+    slider.value, slider.min, slider.max = value, low, high
+
+
+def click_canvas(
+    figure:"Figure",
+    answer:Any,     # called with x and y of a click inside the axes
+) -> Any:           # a widget of ipympl; None where it isn't installed
+    "A figure that answers clicks."
+    try: from ipympl.backend_nbagg import Canvas, FigureManager
+    except ImportError: return None
+    canvas = Canvas(figure)
+    FigureManager(canvas, 0)
+    canvas.header_visible = canvas.footer_visible = canvas.resizable = canvas.toolbar_visible = False
+    canvas.mpl_connect("button_press_event", lambda event: answer(event.xdata, event.ydata) if event.inaxes is not None else None)
+    return canvas
+
+# %% ../../nbs/explore/07_latent_map.ipynb #442b5d8d
+class MapPanel(Panel):
+    "A latent map to click on, or to walk on by sliders."
     showing = False     # whether controls are being moved along, which is no choice
     point:MapPoint|None = None
+
+    def __init__(self,
+        space:LatentSpace,
+        colour_by:str|None = None,  # an attribute; None: the first one, where there is any
+        method:str = "pca",         # or "tsne"
+        seed:int = 0,               # of t-SNE, for latents of one dimension
+        clicks:bool = True,         # through ipympl, where it is installed
+    ):
+        import ipywidgets
+        check_method(method), check_several(space, "a map")
+        if colour_by is not None: attribute_of(space, colour_by)
+        self.space, self.seed, self.drawing, self.maps = space, seed, None, {}
+        self.method = ipywidgets.Dropdown(options=MAP_METHODS, value=method, description="map")
+        self.colour_by = ipywidgets.Dropdown(options=[("nothing", None), *((name, name) for name in space.attributes)], description="colour")
+        self.colour_by.value = colour_by or next(iter(space.attributes), None)
+        self.design = ipywidgets.IntSlider(value=0, min=0, max=len(space) - 1, description="design", continuous_update=False)
+        self.first, self.second = (ipywidgets.FloatSlider(description=f"place {k}", step=.05, continuous_update=False) for k in "12")
+        self.words = ipywidgets.HTML()
+        self.redraw()
+        self.picture = picture_widget(point_sheet(self.drawing.map, look_at_design(self.drawing.map, 0)))
+        canvas = click_canvas(self.drawing.figure, self.go_to) if clicks else None
+        self.clicks, self.plot = canvas is not None, canvas or picture_widget(self.drawing.figure)
+        self.go_to_design(0)
+        for control, answer in ((self.method, self.redraw), (self.colour_by, self.redraw), (self.first, self.walk), (self.second, self.walk), (self.design, self.choose)):
+            control.observe(lambda change, answer=answer: self.showing or answer(), "value")
+        controls = ipywidgets.VBox([self.method, self.colour_by, self.design, self.first, self.second, self.picture, self.words])
+        self.box = ipywidgets.HBox([self.plot, controls])
+
+    def walk(self) -> None: self.go_to(self.first.value, self.second.value)  # what a slider of places calls
+
+    def choose(self) -> None: self.go_to_design(self.design.value)  # what the slider of designs calls
 
     def redraw(self) -> None:
         "A new map, when the method or the colour was changed; maps are made once."
@@ -273,63 +326,3 @@ class MapActions(Panel):
 
     @property
     def still(self) -> bytes: return png(self.drawing.figure)
-
-# %% ../../nbs/explore/07_latent_map.ipynb #df1785a4
-def set_slider(
-    slider:Any,     # of ipywidgets
-    value:float,    # within the new ends
-    low:float,      # the new lower end
-    high:float,     # the new upper end
-) -> None:
-    "A slider's value and ends, all at once."
-    slider.min, slider.max = min(low, slider.min), max(high, slider.max)
-    slider.value, slider.min, slider.max = value, low, high
-
-
-def click_canvas(
-    figure:"Figure",
-    answer:Any,     # called with x and y of a click inside the axes
-) -> Any:           # a widget of ipympl; None where it isn't installed
-    "A figure that answers clicks."
-    try: from ipympl.backend_nbagg import Canvas, FigureManager
-    except ImportError: return None
-    canvas = Canvas(figure)
-    FigureManager(canvas, 0)
-    canvas.header_visible = canvas.footer_visible = canvas.resizable = canvas.toolbar_visible = False
-    canvas.mpl_connect("button_press_event", lambda event: answer(event.xdata, event.ydata) if event.inaxes is not None else None)
-    return canvas
-
-# %% ../../nbs/explore/07_latent_map.ipynb #442b5d8d
-class MapPanel(MapActions):
-    "A latent map to click on, or to walk on by sliders."
-
-    def __init__(self,
-        space:LatentSpace,
-        colour_by:str|None = None,  # an attribute; None: the first one, where there is any
-        method:str = "pca",         # or "tsne"
-        seed:int = 0,               # of t-SNE, for latents of one dimension
-        clicks:bool = True,         # through ipympl, where it is installed
-    ):
-        import ipywidgets
-        check_method(method), check_several(space, "a map")
-        if colour_by is not None: attribute_of(space, colour_by)
-        self.space, self.seed, self.drawing, self.maps = space, seed, None, {}
-        self.method = ipywidgets.Dropdown(options=MAP_METHODS, value=method, description="map")
-        self.colour_by = ipywidgets.Dropdown(options=[("nothing", None), *((name, name) for name in space.attributes)], description="colour")
-        self.colour_by.value = colour_by or next(iter(space.attributes), None)
-        self.design = ipywidgets.IntSlider(value=0, min=0, max=len(space) - 1, description="design", continuous_update=False)
-        self.first, self.second = (ipywidgets.FloatSlider(description=f"place {k}", step=.05, continuous_update=False) for k in "12")
-        self.words = ipywidgets.HTML()
-        self.redraw()
-        self.picture = picture_widget(point_sheet(self.drawing.map, look_at_design(self.drawing.map, 0)))
-        canvas = click_canvas(self.drawing.figure, self.go_to) if clicks else None
-        self.clicks, self.plot = canvas is not None, canvas or picture_widget(self.drawing.figure)
-        self.go_to_design(0)
-        for control, answer in ((self.method, self.redraw), (self.colour_by, self.redraw), (self.first, self.walk), (self.second, self.walk), (self.design, self.choose)):
-            control.observe(lambda change, answer=answer: self.showing or answer(), "value")
-        controls = ipywidgets.VBox([self.method, self.colour_by, self.design, self.first, self.second, self.picture, self.words])
-        self.box = ipywidgets.HBox([self.plot, controls])
-
-    def walk(self) -> None: self.go_to(self.first.value, self.second.value)  # what a slider of places calls
-
-    def choose(self) -> None: self.go_to_design(self.design.value)  # what the slider of designs calls

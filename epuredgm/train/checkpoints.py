@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from ..core.errors import RunError, listing
 from ..core.paths import user_path
-from ..core.runs import atomic_write, checkpoint_folders, from_json, fsync_folder, remove
+from ..core.runs import atomic_write, checkpoint_folders, from_json, fsync_folder, read_whole, remove
 
 # %% ../../nbs/train/05_checkpoints.ipynb #4ebe9aa6
 def storable(
@@ -158,7 +158,7 @@ def read_pointer(
     pointer: str,      # "latest" or "best"
 ) -> Path | None:      # the checkpoint it names, None where there is no such pointer
     "Find the checkpoint that a pointer names; `RunError` where it says anything but the name of a checkpoint."
-    try: name = (Path(folder) / pointer).read_text().strip()
+    try: name = read_whole(Path(folder) / pointer).decode().strip()
     except FileNotFoundError: return None
     except (OSError, UnicodeDecodeError) as error: raise RunError(f"{folder}/{pointer} can't be read: {error}") from error
     if not STEP_NAME.fullmatch(name):
@@ -262,7 +262,7 @@ def read_manifest(
     path: Path,  # a checkpoint's folder
 ) -> dict:
     "The manifest of a checkpoint; `RunError` where it can't be read or names what a checkpoint doesn't hold."
-    try: manifest = from_json((path / "manifest.json").read_bytes())
+    try: manifest = from_json(read_whole(path / "manifest.json"))
     except FileNotFoundError: raise RunError(f"{path} is no checkpoint: it has no manifest.json") from None
     except (OSError, ValueError) as error: raise RunError(f"{path}/manifest.json is damaged: {error}") from error
     files = manifest.get("files") if isinstance(manifest, dict) else None

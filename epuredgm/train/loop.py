@@ -207,7 +207,8 @@ def default_callbacks(
 ) -> Callbacks:
     "List the callbacks that a configuration asks for, around those of the user."
     training, tracking, latent = config.training, config.tracking, isinstance(state.model, LatentVariableModel)
-    chosen = Callbacks([StopSignals(training.log_every), Budget(training), *callbacks, MetricLogger(trackers, run, config, data.train.names), Watch(trackers)])
+    logger = MetricLogger(trackers, run, config, data.train.names)
+    chosen = Callbacks([StopSignals(training.log_every), Budget(training), *callbacks, logger, Watch(trackers, logger)])
     if trackers.takes_pictures and latent and tracking.triplets != 0:
         chosen.append(ReconstructionPictures(trackers, data, tracking.triplets, tracking.triplets_every))
     if trackers.takes_pictures and latent and tracking.latent_map: chosen.append(LatentMap(trackers, data.val))
