@@ -6,8 +6,6 @@
 __all__ = ['FolderConfig', 'load_folder', 'folder_like', 'load_all', 'write_designs']
 
 # %% ../../nbs/data/01_folders.ipynb #38fc00fc
-import csv
-import io
 import json
 import os
 import string
@@ -28,13 +26,21 @@ from ..core.config import DataConfig, Fraction, each_once
 from ..core.errors import DataError, listing, near_miss
 from ..core.paths import user_path
 from ..core.registry import datasets
-from ..core.runs import atomic_write, leads_out
+from ..core.runs import leads_out
 from ..core.spec import DesignSpec
 from .cache import BadPictures, PictureFiles, decoded
 from .designs import Designs, Splits, as_bytes, column_statistics, pixel_rows, standardised
-from .tables import Table, class_names, column_split, hashed_split, is_file_name, numbers_of, prefixes_of, read_table, refuse
+from .tables import Table, class_names, column_split, hashed_split, is_file_name, numbers_of, prefixes_of, read_table, refuse, write_table
 
 # %% ../../nbs/data/01_folders.ipynb #547b022b
+def spelled(
+    name: str,  # of a file
+) -> str:       # with composed accents, and the ending in lower case
+    "The spelling in which files are compared: some systems keep an é as an e and an accent, and some programs write .PNG."
+    stem, ending = os.path.splitext(unicodedata.normalize("NFC", name))
+    return stem + ending.lower()
+
+
 def checked_pattern(
     pattern: str,  # such as "{prefix}_{component}.png"
 ) -> str:
@@ -43,7 +49,7 @@ def checked_pattern(
     except ValueError: fields = []
     plain = fields and all(field in (("prefix", "", None), ("component", "", None)) for field in fields)
     plain = plain and ("prefix", "", None) in fields and "{{" not in pattern and "}}" not in pattern
-    if not plain or not pattern.endswith(".png") or not is_file_name(pattern):
+    if not plain or not pattern.lower().endswith(".png") or not is_file_name(pattern):
         raise ValueError("should be a file name with {prefix}, perhaps {component}, and the ending .png, such as {prefix}_{component}.png")
     return pattern
 
@@ -119,6 +125,16 @@ def table_path(
     return found[0] if found else root / asked.name
 
 # %% ../../nbs/data/01_folders.ipynb #813b670e
+def component_folder(
+    root: Path,      # holds a folder for each component
+    component: str,  # its name
+) -> Path:           # need not exist
+    "The folder of a component, however its accents are kept."
+    if (root / component).exists() or not root.is_dir(): return root / component
+    composed = unicodedata.normalize("NFC", component)
+    return next((path for path in root.iterdir() if unicodedata.normalize("NFC", path.name) == composed), root / component)
+
+
 def component_listing(
     config: FolderConfig,     # says whether components may be missing
     root: Path,               # holds a folder for each component
@@ -126,9 +142,8 @@ def component_listing(
 ) -> dict[str, os.DirEntry]:  # by file name
     "List a component's folder; `DataError` names what stands near one that isn't there."
     try:
-        with os.scandir(root / component) as entries: held = {entry.name: entry for entry in entries}
-        # Some systems keep an é as an e and an accent, where a table has one letter: a file answers to its composed name too.
-        return {unicodedata.normalize("NFC", name): entry for name, entry in held.items()} | held
+        with os.scandir(component_folder(root, component)) as entries: held = {entry.name: entry for entry in entries}
+        return {spelled(name): entry for name, entry in held.items()} | held  # a file answers to its own name first
     except FileNotFoundError:
         if config.allow_missing: return {}
         folders = [path.name for path in root.iterdir() if path.is_dir()]
@@ -154,7 +169,7 @@ def refuse_pattern(
     there: dict,    # what there is, by name
 ) -> None:
     "The `DataError` for a folder that holds none of the files: then it is not the files that are wrong."
-    example = next((name for name in sorted(there) if name.endswith(".png")), None)
+    example = next((name for name in sorted(there) if name.lower().endswith(".png")), None)
     held = f"the folder holds names such as {example}" if example else "the folder holds no PNG files"
     raise DataError(f"{folder}: none of the files that the table names is there, {expected} was expected and {held}, "
                     "check data.filename_pattern and data.prefix_column")
@@ -188,10 +203,10 @@ def files_of(
              for component in config.component_dirs}
     for component in config.component_dirs:
         there = component_listing(config, root, component)
-        found = [there.get(name) or there.get(unicodedata.normalize("NFC", name)) for name in names[component]]
+        found = [there.get(name) or there.get(spelled(name)) for name in names[component]]
         stamps = [stamp_of(entry) for entry in found]
         if not any(stamps) and not config.allow_missing: refuse_pattern(root / component, names[component][0], there)
-        columns.append([(f"{root}/{component}/{entry.name}" if stamp else None, stamp) for entry, stamp in zip(found, stamps)])
+        columns.append([(entry.path if stamp else None, stamp) for entry, stamp in zip(found, stamps)])
     cells = [cell for row in zip(*columns) for cell in row]
     identity = json.dumps([str(root), str(table.path.resolve()), config.component_dirs, config.filename_pattern])
     files = PictureFiles(root.name, identity, tuple(path for path, _ in cells), tuple(stamp for _, stamp in cells),
@@ -334,18 +349,6 @@ def write_pictures(
             try:
                 with open(path, "xb") as file: picture.save(file, "PNG")
             except FileExistsError: raise DataError(f"{path}: this file is there already, choose another folder") from None
-
-# %% ../../nbs/data/01_folders.ipynb #b7a1f819
-def write_table(
-    path: Path,                    # of the table
-    columns: dict[str, Sequence],  # by name, all of one length; numbers are written so that float32 comes back exactly
-) -> None:
-    "A CSV table, there as a whole or not at all."
-    rows = [list(columns), *zip(*[[f"{value:.9g}" if isinstance(value, (float, np.floating)) else str(value) for value in column]
-                                  for column in columns.values()], strict=True)]
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    atomic_write(path, text.getvalue())
 
 # %% ../../nbs/data/01_folders.ipynb #01aab536
 def checked_prefixes(

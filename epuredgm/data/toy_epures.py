@@ -9,8 +9,8 @@ __all__ = ['COMPONENTS', 'UNITS', 'PARAMETERS', 'PRIVATE', 'LINER', 'PLY_SLOT', 
            'Fields', 'fields', 'scale_of', 'inside_all', 'ink_of_distance', 'carcass', 'bead', 'crown_plies',
            'tread_surface', 'tread_body', 'grooves', 'tread', 'sidewall', 'gum', 'draw', 'without_haze', 'spread_out',
            'ink_of', 'amount', 'centre', 'fall', 'across_flank', 'lengths_of', 'performances', 'measure', 'redrawn',
-           'completion_ceiling', 'fixed_statistics', 'ToyEpuresConfig', 'toy_designs', 'build_toy_epures',
-           'write_toy_epures']
+           'completion_ceiling', 'fixed_statistics', 'ToyEpuresConfig', 'measured_on', 'toy_designs',
+           'build_toy_epures', 'write_toy_epures']
 
 # %% ../../nbs/data/02_toy_epures.ipynb #7835414a
 from collections.abc import Sequence
@@ -502,12 +502,23 @@ class ToyEpuresConfig(DataConfig):
     n: PositiveInt = 10000                          # training designs
     n_val: PositiveInt = 1000                       # held out, of a stream of their own
     seed: int = 0                                   # of the set
-    image_size: tuple[Annotated[int, Field(ge=32)], Annotated[int, Field(ge=16)]] = UNITS  # height, width in pixels
+    image_size: tuple[Annotated[int, Field(ge=32)], Annotated[int, Field(ge=16)]] = UNITS  # height, width in pixels; below 64×32 conditions are measured on larger drawings
     conditions: Annotated[tuple[Condition, ...], AfterValidator(each_once)] = PERFORMANCES  # names of performances and sizes
 
     def spec(self) -> DesignSpec: return DesignSpec(COMPONENTS, 1, *self.image_size, self.conditions, tuple(p.name for p in PARAMETERS))
 
 # %% ../../nbs/data/02_toy_epures.ipynb #5625c78d
+def measured_on(
+    parameters: np.ndarray,  # (n, 14)
+    pixels: Tensor,          # (n, 5, H, W) uint8, drawn from them
+) -> dict[str, Tensor]:      # as `measure` gives them
+    "Measure designs on their pictures; on larger drawings of them where a pixel is more than a unit, and thin plies are less than a pixel."
+    scale = float(scale_of(tuple(pixels.shape[-2:])))
+    if scale >= 1: return measure(pixels)
+    large = measure(torch.from_numpy(draw(parameters)))
+    return large | {name: large[name]*scale for name in SIZES}
+
+
 def toy_designs(
     config: ToyEpuresConfig,
     n: int,              # designs
@@ -517,7 +528,7 @@ def toy_designs(
     "Draw designs with their conditions, measured on the pictures, and their parameters as attributes."
     parameters = sample_parameters(n, config.seed, stream)
     pixels = torch.from_numpy(draw(parameters, config.image_size))
-    measured = measure(pixels) if config.conditions else {}
+    measured = measured_on(parameters, pixels) if config.conditions else {}
     cond = torch.stack([measured[name] for name in config.conditions], 1).numpy() if config.conditions else None
     spec, names = config.spec(), [f"{stream}_{i:05d}" for i in range(n)]
     return Designs(spec, pixels, None if cond is None else standardised(cond, config.conditions, statistics), names=names,
@@ -554,7 +565,7 @@ def write_toy_epures(
     config = ToyEpuresConfig(n=n - n_val, n_val=n_val, seed=seed, image_size=image_size, conditions=())
     parts = [toy_designs(config, config.n, "train", {}), toy_designs(config, config.n_val, "val", {})]
     pixels, names = torch.cat([part.images for part in parts]), [name for part in parts for name in part.names]
-    measured = {name: value.double().numpy() for name, value in measure(pixels).items()}
+    measured = {name: value.double().numpy() for name, value in measured_on(torch.cat([part.attributes for part in parts]).double().numpy(), pixels).items()}
     statistics = fixed_statistics(PERFORMANCES, image_size)
     normalised = standardised(np.stack([measured[name] for name in PERFORMANCES], 1), PERFORMANCES, statistics)
     columns = {"train": [int(name.startswith("train")) for name in names]} | {f"{name}_norm": normalised[:, k] for k, name in enumerate(PERFORMANCES)}

@@ -220,7 +220,7 @@ class WalkPanel(Panel):
     def rebuild(self) -> None:
         "Decodes the way anew, when its ends or its form were changed; what is wrong is shown and nothing else changes."
         try: self.walk = walk(self.space, stop_numbers(self.stops.value), self.steps, self.way.value)
-        except EpureError as error: self.words.value = f"<b>{error}</b>"; return
+        except EpureError as error: return self.say(problems=[str(error)])
         self.pictures = walk_pictures(self.walk)
         self.known = walk_attributes(self.walk, self.pictures, self.head)
         self.tiles = colour(self.pictures, self.space.spec, self.space.mirror)
@@ -233,14 +233,14 @@ class WalkPanel(Panel):
         t = float(self.walk.t[step])
         self.picture.value = sheet(self.tiles[step][None, None], notes=component_notes(self.space.spec))._repr_png_()
         values = [f"{label_of(self.space, name)}: {float(value[step]):.3g} {how}" for how, found in self.known.items() for name, value in found.items()]
-        self.words.value = "<br>".join([f"{t - int(t):.0%} of the way from design {self.walk.stops[int(t)]}", *values])
+        self.say(f"{t - int(t):.0%} of the way from design {self.walk.stops[int(t)]}", *values)
 
     def write(self, path:str) -> None:
         "Writes the animation."
         try:
             with open(path, "wb") as file: file.write(animation(self.tiles))
-        except OSError as error: self.words.value = f"<b>{path} can't be written: {error.strerror}</b>"; return
-        self.words.value = f"{path} was written, {2*len(self.tiles) - 2} frames"
+        except OSError as error: return self.say(problems=[f"{path} can't be written: {error.strerror}"])
+        self.say(f"{path} was written, {2*len(self.tiles) - 2} frames")
 
     @property
     def still(self) -> bytes: return self.strip.value

@@ -298,7 +298,7 @@ class MapPanel(Panel):
         "A new map, when the method or the colour was changed; maps are made once."
         before, method = self.drawing and self.drawing.map.method, self.method.value
         try: self.maps[method] = self.maps.get(method) or latent_map(self.space, method, self.seed)
-        except EpureError as error: self.words.value = f"<b>{error}</b>"; return
+        except EpureError as error: return self.say(problems=[str(error)])
         self.drawing = map_drawing(self.maps[method], self.colour_by.value, figure=self.drawing and self.drawing.figure)
         self.first.disabled = self.second.disabled = method == "tsne"
         if self.point is not None: self.show(self.point if method == before else look_at_design(self.drawing.map, self.point.nearest))
@@ -315,7 +315,8 @@ class MapPanel(Panel):
         "The mark, the picture, the words and the sliders of a point."
         self.point = point
         self.drawing.move(*point.place)
-        self.picture.value, self.words.value = point_sheet(self.drawing.map, point)._repr_png_(), "<br>".join(point_words(self.drawing.map, point))
+        self.picture.value = point_sheet(self.drawing.map, point)._repr_png_()
+        self.say(*point_words(self.drawing.map, point))
         self.showing = True
         for control, place, extent in zip((self.first, self.second), point.place, self.drawing.map.points.T):
             set_slider(control, place, min(1.2*extent.min(), place), max(1.2*extent.max(), place))

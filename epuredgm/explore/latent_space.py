@@ -4,9 +4,10 @@
 
 # %% ../../nbs/explore/06_latent_space.ipynb #e79013ae
 from __future__ import annotations
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from html import escape
 from io import BytesIO
 from typing import Any
 import torch
@@ -327,10 +328,20 @@ def as_head(
 class Panel:
     "A widget with a still picture for readers without a kernel. Subclasses set `box`, and `picture` unless another picture is the still one."
     box:Any         # of ipywidgets
+    words:Any       # of ipywidgets, an HTML
     picture:Any     # of `picture_widget`
 
     @property
     def still(self) -> bytes: return self.picture.value  # a PNG file
+
+    def say(self,
+        *lines:str,         # below each other
+        problems:Sequence[str] = (),    # in bold, before them
+        table:str = "",     # in letters of one width, after them
+    ) -> None:
+        "Shows words as they are written: names of designs and of columns are no HTML."
+        shown = "".join(f"<b>{escape(problem, quote=False)}</b>" for problem in problems) + "<br>".join(escape(line, quote=False) for line in lines)
+        self.words.value = shown + (f"<pre>{escape(table, quote=False)}</pre>" if table else "")
 
     def _repr_mimebundle_(self, include=None, exclude=None, **more):
         from base64 import b64encode

@@ -228,4 +228,4 @@ class TraversalPanel(Panel):
         tiles = np.stack([colour(design, self.space.spec, self.space.mirror), colour(x, self.space.spec, self.space.mirror)], 1)
         self.picture.value = sheet(tiles, "", [f"design {self.space.designs.names[self.design.value]}", "moved"], notes=component_notes(self.space.spec))._repr_png_()
         known = measured_lengths(self.space, x) | ({} if self.head is None else dict(zip((f"{name}, predicted" for name in self.head.names), self.head(z.float()).detach().T)))
-        self.words.value = "<br>".join(f"{label_of(self.space, name)}: {float(value):.3g}" for name, value in known.items())
+        self.say(*(f"{label_of(self.space, name)}: {float(value):.3g}" for name, value in known.items()))

@@ -350,7 +350,7 @@ class TargetPanel(Panel):
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             try: self.found = reach(self.space, self.head, self.asked(), start)
-            except EpureError as error: self.words.value = f"<b>{error}</b>"; return
+            except EpureError as error: return self.say(problems=[str(error)])
         warned = [str(warning.message) for warning in said if issubclass(warning.category, UserWarning)]
         self.picture.value = reached_figure(self.found)._repr_png_()
-        self.words.value = "".join(f"<b>{message}</b>" for message in warned) + f"<pre>{reached_table(self.found)}</pre>"
+        self.say(problems=warned, table=reached_table(self.found))
