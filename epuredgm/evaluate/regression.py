@@ -8,8 +8,6 @@ __all__ = ['HeadRun', 'load_head', 'train_head', 'TargetScales', 'check_head', '
            'head_configuration', 'open_head']
 
 # %% ../../nbs/evaluate/12_regression.ipynb #1853bdfa
-import csv
-import io
 import json
 import warnings
 from collections.abc import Callable, Sequence
@@ -26,7 +24,8 @@ from ..core.runs import RunFolder, atomic_write, make_folder
 from ..core.seeds import generator
 from ..data.attributes import AttributesConfig, RunDataConfig, open_pictures
 from ..data.designs import Designs
-from ..data.folders import FolderConfig, folder_like, load_all
+from ..data.folders import FolderConfig, component_folder, folder_like, load_all
+from ..data.tables import write_table
 from .latents import r_squared_of, squares
 from .scores import Score, bootstrap_sums, plain, text_table
 from ..models.regression_head import Ridge
@@ -125,17 +124,23 @@ def head_designs(
     head: HeadRun,
     input_dir: str | Path | None = None,  # a folder like the head's data; None = its held-out designs
     measured: bool = True,                # whether the designs' targets are needed
+    attributes_path: str | Path | None = None,  # measures of the pictures in `input_dir`, JSON or CSV; None = those of the head's data
 ) -> tuple[Designs, dict, str]:           # designs, statistics of their columns, where they come from
     "Designs to measure a head on, or to apply it to; raises DataError where they don't fit."
     config, spec, input_dir = head.run.config.data, head.vae.spec, None if input_dir is None else user_path(input_dir)
     data = config.designs
+    if isinstance(data, RunDataConfig): data = head.vae.config.data if data.run_dir is None else RunFolder.open(data.run_dir).read_config().data
+    drawings = not isinstance(data, AttributesConfig) and input_dir is not None and any(component_folder(input_dir, name).is_dir() for name in spec.components)
+    as_folder = input_dir is not None and (isinstance(data, FolderConfig) or drawings)
+    if attributes_path is not None and (input_dir is None or as_folder):
+        raise DataError("--attributes-path gives the measures of pictures in --input-dir, and these designs have theirs already: leave it out, or give a folder of pictures")
     if input_dir is None:
         splits = open_encoded(config, head.vae)
         changed = other_designs({"designs": RunFolder.open(head.path).read_json("design.json").get("designs")}, splits)
         if changed: warnings.warn(f"{head.path} {changed}: put the data back to measure on designs that it has not seen", stacklevel=2)
         return splits.test or splits.val, splits.statistics, splits.source
-    if isinstance(data, RunDataConfig): data = head.vae.config.data if data.run_dir is None else RunFolder.open(data.run_dir).read_config().data
-    if isinstance(data, FolderConfig) or not isinstance(data, AttributesConfig) and any((Path(input_dir) / name).is_dir() for name in spec.components):
+    source = str(input_dir)
+    if as_folder:
         # With statistics of none, conditions are in their own units; what else is predicted is looked for in the same table.
         section = folder_like(data, input_dir, spec, {})
         section = section.model_copy(update={"attribute_columns": tuple(name for name in head.targets if name not in section.condition_columns)})
@@ -143,9 +148,12 @@ def head_designs(
         designs = load_all(section, None, conditions, False, measured)
     else:
         if not isinstance(data, AttributesConfig): data = AttributesConfig(root_dir=str(input_dir))
-        designs = open_pictures(prepared_as(data, head.targets, head.vae), input_dir, "--input-dir", measured, False)
-    check_fits(designs.spec, head.vae, input_dir)
-    return designs, {}, str(input_dir)
+        if attributes_path is not None: data = data.model_copy(update={"attributes_path": str(attributes_path), "attributes": head.targets})
+        data = prepared_as(data, head.targets, head.vae)
+        designs = open_pictures(data, input_dir, "--input-dir", measured, False)
+        if measured: source += f" with the measures of {data.attributes_path}"
+    check_fits(designs.spec, head.vae, source)
+    return designs, {}, source
 
 
 def head_latents(
@@ -154,9 +162,10 @@ def head_latents(
     num_samples: int | None = None,       # the first so many, None = all
     batch_size: int = 256,                # designs at once
     measured: bool = True,                # whether the designs' targets are needed
+    attributes_path: str | Path | None = None,  # as for `head_designs`
 ) -> tuple[LatentTable, str]:             # with the targets where they are needed; where the designs come from
     "Encode designs to measure a head on, or to apply it to; raises DataError where they don't fit."
-    designs, statistics, source = head_designs(head, input_dir, measured)
+    designs, statistics, source = head_designs(head, input_dir, measured, attributes_path)
     if num_samples is not None: designs = designs.subset(slice(0, num_samples))
     known = (target_table(designs, statistics, head.targets, source), head.targets) if measured else ()
     return encode_table(head.vae, designs, *known, batch_size=batch_size), source
@@ -171,16 +180,17 @@ def evaluate_head(
     num_samples: int | None = None,        # the first so many, None = all
     seed: int = 0,                         # of the bootstrap
     draw: Callable | None = None,          # (measured, predicted, targets) → a figure for predictions.png, None = no picture
+    attributes_path: str | Path | None = None,  # measures of the pictures in `input_dir`; None = those of the head's data
     **arguments,                           # what else is to be noted, such as the command's own
 ) -> dict:                                 # what is in metrics.json
     "Measure a head beside ridge regression and the mean; DataError where designs lack a target."
-    table, source = head_latents(head, input_dir, num_samples, batch_size)
+    table, source = head_latents(head, input_dir, num_samples, batch_size, attributes_path=attributes_path)
     if len(table) < 2: raise DataError(f"{source}: R² needs at least two designs (got {len(table)}), give more or a larger --num-samples")
     measured, z, ridge = table.attributes, table.batch(slice(None)).x.flatten(1).to(head.run.device), head.run.model.ridge
     ways = {name: values.cpu() for name, values in (("metrics", head.predict(z)), ("ridge", ridge(z)), ("mean_predictor", ridge.mean.expand(measured.shape)))}
     report = {name: regression_scores(values, measured, head.targets, seed) for name, values in ways.items()}
     report |= {"targets": list(head.targets), "n": len(table), "source": source, "step": head.run.step, "ridge_penalty": ridge.penalty.tolist(),
-               "arguments": {"input_dir": input_dir, "output_dir": output_dir, "batch_size": batch_size, "num_samples": num_samples, "seed": seed, **arguments},
+               "arguments": {"input_dir": input_dir, "output_dir": output_dir, "batch_size": batch_size, "num_samples": num_samples, "seed": seed, "attributes_path": attributes_path, **arguments},
                "files": table.names}
     folder = RunFolder(head.path).folder("eval") if output_dir is None else user_path(output_dir)
     make_folder(folder)
@@ -239,9 +249,7 @@ def predict_designs(
     found = {name: dict(zip(head.targets, row)) for name, row in zip(table.names, head.predict(table.batch(slice(None)).x).tolist())}
     folder = RunFolder(head.path).folder("inference") if output_dir is None else user_path(output_dir)
     make_folder(folder)
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows([["filename", *head.targets], *([name, *values.values()] for name, values in found.items())])
-    atomic_write(folder / "predictions.csv", text.getvalue())
+    write_table(folder / "predictions.csv", {"filename": list(found)} | {target: [values[target] for values in found.values()] for target in head.targets})
     atomic_write(folder / "predictions.json", json.dumps(found, indent=2))
     return found
 
