@@ -127,7 +127,7 @@ def check_learning(
     model.train()
     for stage in model.stages():
         for step in range(steps):
-            progress = Progress(step=step, epoch=stage.start)
+            progress = Progress(updates=step, epoch=stage.start)
             for name, each in optimizers.items():
                 if not each.phase.when(progress): continue
                 terms = each.phase.loss(batch, progress, generator("learning", step))
