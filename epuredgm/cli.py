@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['UsageError', 'app', 'Override', 'ConfigFile', 'ConfigOption', 'regress_app', 'HeadFile', 'HeadCheckpoint', 'InputDir',
            'OutputDir', 'Count', 'Workers', 'wireframes', 'configs_app', 'ShippedName', 'plain_arguments',
-           'system_sentence', 'usage_sentence', 'say_warning', 'told_in_sentences', 'Commands', 'main',
+           'system_sentence', 'usage_sentence', 'say_warning', 'told_in_sentences', 'Commands', 'open_streams', 'main',
            'version_option', 'one_configuration', 'check_run_folder', 'train_command', 'height_and_width',
            'sample_command', 'parameter_row', 'params_command', 'evaluate_command', 'classify_command',
            'regression_changes', 'regress_train_command', 'regress_evaluate_command', 'regress_predict_command',
@@ -14,6 +14,7 @@ __all__ = ['UsageError', 'app', 'Override', 'ConfigFile', 'ConfigOption', 'regre
 
 # %% ../nbs/cli.ipynb #33960ea8
 import errno
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ import typer
 from typer.core import TyperGroup
 
 from .core.errors import ConfigError, EpureError, RunError, near_miss
+from .core.paths import user_path
 
 # %% ../nbs/cli.ipynb #a0b6137f
 def plain_arguments(
@@ -127,8 +129,17 @@ app = typer.Typer(
 )
 
 
+def open_streams() -> None:
+    "Give the process what it writes to: nothing where a stream was closed, and escapes for letters that the terminal has not."
+    while os.open(os.devnull, os.O_RDWR) <= 2: continue  # else the next file that is opened would take the place of standard error
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None: setattr(sys, name, open(os.devnull, "w"))
+        getattr(sys, name).reconfigure(errors="backslashreplace")
+
+
 def main() -> None:
     "Run the command `epuredgm`."
+    open_streams()
     app(prog_name="epuredgm")
 
 
@@ -188,13 +199,12 @@ def train_command(
     from epuredgm.core.config import load_config
     from epuredgm.train.run import train
     if resume and overwrite: raise ConfigError("--resume goes on with a run and --overwrite replaces it: give one of them")
-    path = one_configuration(config, config_file)
+    path = user_path(one_configuration(config, config_file))
     if path.is_dir():
         if not (path / "config.yaml").is_file(): raise RunError(f"{path} is a folder without a config.yaml, give a configuration file or the folder of a run")
         path, run_dir = path / "config.yaml", run_dir or path
-    chosen = load_config(path, overrides)
-    if run_dir is not None: chosen = chosen.model_copy(update={"run_dir": str(run_dir)})
-    check_run_folder(Path(chosen.run_dir).expanduser(), path, resume, overwrite)
+    chosen = load_config(path, overrides, run_dir)
+    check_run_folder(user_path(chosen.run_dir), path, resume, overwrite)
     run = train(chosen, resume=resume, overwrite=overwrite, progress=progress)
     if not progress: typer.echo(str(run.outcome))
     typer.echo(f"the run is in {run.path}: epuredgm evaluate {run.path}, epuredgm sample {run.path}")
@@ -235,7 +245,7 @@ def sample_command(
     from epuredgm.explore.samples import sample_to_folder
     from epuredgm.train.run import load_run
     written = sample_to_folder(
-        load_run(run, int(checkpoint) if checkpoint.isdigit() else checkpoint), output_dir, data, conditions_csv, mask_component or None, with_conditions, average,
+        load_run(run, checkpoint), output_dir, data, conditions_csv, mask_component or None, with_conditions, average,
         overwrite, mirror, mode=mode, num_samples=num_samples, source_component=source_comp, target_component=target_comp, sampler=sampler,
         seed=seed, batch_sz=batch_sz, num_posterior_samples=num_posterior_samples, size=None if size is None else height_and_width(size))
     typer.echo(f"{written.count} in {written.folder}\nwhere each comes from: {written.table}\nat a glance: {written.sheet}")
@@ -287,19 +297,19 @@ def evaluate_command(
     all_metrics: Annotated[bool, typer.Option("--all", help="Print every metric, not only the main ones.")] = False,
     mirror: Annotated[Literal["left", "right", "none"] | None, typer.Option(help="The edge that is the axis of half-sections, on pictures.", show_default=False)] = None,
     trees: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Layout trees of the pages, for a run on pages; those of data.trees otherwise.", show_default=False)] = None,
-    draws: Annotated[int | None, typer.Option(min=1, help="Budget of samples and completions, split over the sections; all that ten minutes allow otherwise.", show_default=False)] = None,
+    draws: Annotated[int | None, typer.Option(min=1, help="Budget of samples and completions, split over the sections; all that ten minutes of a core allow otherwise.", show_default=False)] = None,
     sections: Annotated[str | None, typer.Option(metavar="NAME,…", help="Sections of the report, with commas; all that apply otherwise.", show_default=False)] = None,
 ) -> None:
     "Measure a run on designs that it has not seen."
     from epuredgm.evaluate.report import evaluate, metrics_table
     from epuredgm.explore.samples import shown_mirror
     from epuredgm.train.run import load_run
-    loaded = load_run(run, int(checkpoint) if checkpoint.isdigit() else checkpoint)
+    loaded = load_run(run, checkpoint)
     asked = None if sections is None else [name.strip() for name in sections.split(",")]
     report = evaluate(loaded, data, n=n, seed=seed, mirror=shown_mirror(loaded, mirror), classifiers=coherence, features=features, trees=trees,
                       draws=draws, sections=asked, progress=sys.stderr.isatty())
     typer.echo(metrics_table(report, ("*",) if all_metrics else None))
-    typer.echo("\n" + "\n".join(f"{name}: {run / file}" for name, file in report["files"].items()))
+    typer.echo("\n" + "\n".join(f"{name}: {loaded.path / file}" for name, file in report["files"].items()))
 
 # %% ../nbs/cli.ipynb #f2a76bd3
 @app.command("classify")
@@ -317,6 +327,7 @@ def classify_command(
     from epuredgm.core.config import load_config
     from epuredgm.evaluate.classifiers import train_classifiers
     from epuredgm.evaluate.scores import text_table
+    config = user_path(config)
     data = load_config(config / "config.yaml" if config.is_dir() else config, overrides).data
     classifiers = train_classifiers(data, out, label, epochs, seed, overwrite, progress)
     rows = [(name, f"{one.value:.3f}", f"{one.low:.3f} to {one.high:.3f}", f"{one.reference:.3f}", str(one.n)) for name, one in classifiers.accuracy.items()]
@@ -360,13 +371,14 @@ def regress_train_command(
     progress: Annotated[bool, typer.Option("--progress/--quiet", help="A summary and a bar.")] = True,
 ) -> None:
     "Train a head on the frozen latents of a run."
+    from epuredgm.core.config import in_run_dir
     from epuredgm.evaluate.regression import head_configuration, train_head
     if resume and overwrite: raise ConfigError("--resume goes on with a run and --overwrite replaces it: give one of them")
     given = dict(batch_size=batch_size, lr=lr, max_epochs=max_epochs, num_workers=num_workers, cache_rate=cache_rate, seed=seed, subset_size=subset_size)
     changes = regression_changes(given, head_configuration(config_file, overrides))
     chosen = head_configuration(config_file, [*overrides, *changes])
-    if run_dir is not None: chosen = chosen.model_copy(update={"run_dir": str(run_dir)})
-    check_run_folder(Path(chosen.run_dir).expanduser(), config_file, resume, overwrite)
+    if run_dir is not None: chosen = in_run_dir(chosen, run_dir)
+    check_run_folder(user_path(chosen.run_dir), user_path(config_file), resume, overwrite)
     head = train_head(chosen, resume=resume, overwrite=overwrite, progress=progress)
     if not progress: typer.echo(str(head.outcome))
     typer.echo(f"the head is in {head.path}, and the VAE that it reads is unchanged: epuredgm regress evaluate -c {head.path}, epuredgm regress predict -c {head.path}")

@@ -1,7 +1,15 @@
 """A training of two processes: they agree on every weight and every buffer, those that no gradient moves included."""
 import json
+import socket
+from datetime import timedelta
 
+import pytest
+import torch
+from accelerate import PartialState
 from conftest import run_process
+
+from epuredgm.core.errors import RunError
+from epuredgm.train.distributed import Distributed
 
 TRAIN = """
 import hashlib
@@ -42,3 +50,15 @@ def test_two_processes_agree_in_weights_and_buffers(tmp_path):
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert first == second
     assert first["train_gap"][1] > 60  # designs of both processes were counted: 8 a batch, of which a share of 0.95 is kept
+
+
+def test_processes_that_nobody_starts_are_awaited_for_a_while(monkeypatch, capsys):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}.items(): monkeypatch.setenv(name, value)
+    PartialState._reset_state()
+    try:
+        with pytest.raises(RunError, match=f"process 0 of 2 did not find the others at 127.0.0.1:{port}.*unset WORLD_SIZE"): Distributed(torch.device("cpu"), timedelta(seconds=1))
+    finally: PartialState._reset_state()
+    assert f"waits for the others at 127.0.0.1:{port}" in capsys.readouterr().out

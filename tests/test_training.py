@@ -250,6 +250,12 @@ def test_a_collapse_is_told_once(tmp_path, capsys):
     assert [record["epoch"] for record in run.read_metrics() if "event" in record] == [1]
 
 
+def test_a_training_that_diverges_says_so(tmp_path):
+    assert "diverges" not in str(trained(new_run(tmp_path)))
+    run = new_run(tmp_path)
+    assert "the training diverges: loss is" in str(trained(run, optimizer="sgd", lr=30.0, clip_grad_norm=None, epochs=1)) and [record for record in run.read_metrics() if "event" in record]
+
+
 def test_pictures_of_reconstructions(tmp_path):
     class Album(Tracker):
         takes_pictures = True

@@ -1,12 +1,11 @@
 """A small model, its designs and runs: what the tests of training share."""
 import itertools
-from types import SimpleNamespace
 
 import torch
 from torch import nn
 
 from epuredgm.blocks.gaussians import DiagonalNormal
-from epuredgm.core.config import TrackingConfig, TrainingConfig
+from epuredgm.core.config import Config, DataConfig, ModelConfig, TrackingConfig, TrainingConfig
 from epuredgm.core.runs import RunFolder
 from epuredgm.core.seeds import generator
 from epuredgm.core.spec import DesignSpec
@@ -134,7 +133,7 @@ def made(kind=Tiny, **options):
 
 def configured(triplets=8, **options):
     training = TrainingConfig(**{"device": "cpu", "precision": "float32", "weight_decay": 0.0, "epochs": 3, "batch_size": 8, "lr": 3e-3, "log_every": 5, **options})
-    return SimpleNamespace(training=training, tracking=TrackingConfig(triplets=triplets))
+    return Config(model=ModelConfig(type="tiny"), data=DataConfig(type="waves"), training=training, tracking=TrackingConfig(triplets=triplets))
 
 
 def trained(run, model=None, splits=SPLITS, resume=False, trackers=(), callbacks=(), **options):

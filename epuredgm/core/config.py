@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ModelInside', 'Fraction', 'Beta', 'Component', 'Section', 'ModelConfig', 'DataConfig', 'section_inside',
            'keys_inside', 'each_once', 'device_name', 'OptimizerConfig', 'TrainingConfig', 'TrackingConfig',
-           'SamplingConfig', 'Config', 'parse_config', 'load_config', 'override_config', 'dump_config',
+           'SamplingConfig', 'Config', 'parse_config', 'in_run_dir', 'load_config', 'override_config', 'dump_config',
            'check_parameters']
 
 # %% ../../nbs/core/03_config.ipynb #1c3a21ee
@@ -23,6 +23,7 @@ from pydantic_core import PydanticCustomError
 
 from .documents import ABSENT, Draft, lookup, translate
 from .errors import ConfigError, DataError, EpureError, listing, near_miss, there_are
+from .paths import user_path
 from .registry import Registry, datasets, models
 from .shipped import configurations, find_configuration
 from .spec import DesignSpec
@@ -69,6 +70,22 @@ Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(loader.
 Dumper.add_representer(list, lambda dumper, data: dumper.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=True))
 
 # %% ../../nbs/core/03_config.ipynb #6eeccdd2
+MOST = 10_000  # values of a configuration; nine levels of ten aliases stand for a billion
+
+
+def expanded(
+    node: yaml.Node | None,  # of a document
+    known: dict,             # id → the number of a node that was counted, or is being counted
+) -> int:
+    "Count the values that a node stands for when its aliases are written out."
+    if node is None: return 0
+    if id(node) not in known:
+        known[id(node)] = 0  # an anchor that contains itself is refused later
+        inside = node.value if isinstance(node, yaml.CollectionNode) else []
+        known[id(node)] = 1 + sum(expanded(one, known) for item in inside for one in (item if isinstance(item, tuple) else (item,)))
+    return known[id(node)]
+
+
 def read_yaml(
     text: str,
 ) -> Any:
@@ -77,7 +94,9 @@ def read_yaml(
     try:
         loader = Loader(text)
         loader.problems = []
-        value = loader.get_single_data()
+        node = loader.get_single_node()
+        if expanded(node, {}) > MOST: raise ConfigError(f"its aliases stand for more than {MOST:,} values, write out the few that are meant")
+        value = None if node is None else loader.construct_document(node)
         problems = loader.problems
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -128,7 +147,7 @@ def read_mapping(
     path: str | Path,  # *.json is JSON, everything else YAML
 ) -> dict:
     "The dictionary in a configuration file, or a `ConfigError` whose every line names the file."
-    path = Path(path)
+    path = user_path(path)
     try: text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         siblings = [str(file) for file in path.parent.glob("*") if file.suffix in (".yaml", ".yml", ".json")]
@@ -165,7 +184,9 @@ def apply_overrides(
         if not value.strip():
             draft.problem(key, f"has no value (got {text!r}), write {key}=null for none or {key}=\"''\" for empty text")
             continue
-        try: parsed = read_yaml(value)
+        # A comment makes no sense here, and a folder may be called "data #2".
+        plain = " #" in value and value.lstrip()[0] not in "'\"[{"
+        try: parsed = value.strip() if plain else read_yaml(value)
         except ConfigError as error: draft.problem(key, f"should have a value as in YAML (got {shown(value)}), {error}")
         else:
             if not draft.put(key, parsed): draft.problem(key, "there is no such key, since what stands above it is no section")
@@ -296,9 +317,9 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 class OptimizerConfig(Section):
     "Settings of a phase's optimiser that override the section `training`; None: as the section says."
     lr: PositiveFloat | None = None                # the highest learning rate of the schedule
-    optimizer: Literal["adamw", "adam", "sgd"] | None = None
-    weight_decay: NonNegativeFloat | None = None
-    betas: tuple[Beta, Beta] | None = None
+    optimizer: Literal["adamw", "adam", "sgd"] | None = None  # rule by which the weights move
+    weight_decay: NonNegativeFloat | None = None   # decoupled in adamw, an L2 penalty in adam and sgd
+    betas: tuple[Beta, Beta] | None = None         # Adam's decay rates of the two moments
     clip_grad_norm: NonNegativeFloat | None = None # 0 = as it is
 
     def over(self, other: "OptimizerConfig | None") -> "OptimizerConfig":  # this one's values, the other's where it has none
@@ -312,7 +333,7 @@ class TrainingConfig(Section):
     batch_size: PositiveInt = 128                  # designs a forward pass
     validation_batch_size: PositiveInt | None = None   # None = batch_size
     lr: PositiveFloat = 2e-4                       # learning rate, the highest of the schedule
-    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"  # rule by which the weights move
     weight_decay: NonNegativeFloat = 1e-4          # decoupled in adamw, an L2 penalty in adam and sgd
     betas: tuple[Beta, Beta] = (0.9, 0.999)        # Adam's
     scheduler: Literal["constant", "cosine", "linear", "plateau"] = "constant"  # of the learning rate
@@ -351,10 +372,10 @@ class TrackingConfig(Section):
     "Section of the trackers, which take metrics beside `metrics.jsonl`."
     tensorboard: bool = False                      # event files in the run folder
     wandb: bool = False                            # Weights & Biases
-    wandb_project: Annotated[str, Field(min_length=1)] = "epuredgm"
-    wandb_mode: Literal["online", "offline"] = "online"
+    wandb_project: Annotated[str, Field(min_length=1)] = "epuredgm"  # where runs are listed there
+    wandb_mode: Literal["online", "offline"] = "online"  # offline = a folder, for `wandb sync` later
     wandb_name: Annotated[str, Field(min_length=1)] | None = None  # of the run there, None = the folder's
-    wandb_tags: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    wandb_tags: tuple[Annotated[str, Field(min_length=1)], ...] = ()  # words to find the run by
     triplets: NonNegativeInt | None = 8            # validation designs drawn as picture triplets, 0 = none, None = all
     triplets_every: PositiveInt = 1                # epochs between these pictures; the first and the last epoch always have them
     samples_every: PositiveInt | None = None       # batches between sheets of samples in the run's pictures/, None = none
@@ -366,7 +387,7 @@ Component = NonNegativeInt | Annotated[str, Field(min_length=1)]  # a position o
 
 class SamplingConfig(Section):
     "The defaults of sampling from the run."
-    mode: Literal["unconditional", "conditional", "inpainting", "cross_modal"] = "unconditional"
+    mode: Literal["unconditional", "conditional", "inpainting", "cross_modal"] = "unconditional"  # what is drawn
     num_samples: PositiveInt = 100                 # designs
     batch_sz: PositiveInt = 16                     # designs a forward pass
     sampler: str | None = None                     # prior, or of models with latents also aggregated (the encoded training set) and mixture (Gaussians fitted to it), None = the model's first
@@ -376,17 +397,17 @@ class SamplingConfig(Section):
     target_component: Component | None = None      # what cross_modal generates, None = all others
     mask_component: Component | None = None        # what inpainting generates, here or when sampling
     samples_dir: Annotated[str, Field(min_length=1)] | None = None  # where files go, None = samples/ in the run folder
-    seed: int = 0
+    seed: int = 0                                  # of the noise
 
 # %% ../../nbs/core/03_config.ipynb #6e407d89
 class Config(Section):
     "Configuration of a run: everything that decides it."
     model: SerializeAsAny[ModelConfig]            # of the class that the model registered
     data: SerializeAsAny[DataConfig]              # of the class that the kind of data registered
-    training: TrainingConfig = TrainingConfig()
-    tracking: TrackingConfig = TrackingConfig()
-    sampling: SamplingConfig = SamplingConfig()
-    run_dir: Annotated[str, Field(min_length=1)] | None = None  # relative to the current directory
+    training: TrainingConfig = TrainingConfig()   # epochs, optimiser, checkpoints, device
+    tracking: TrackingConfig = TrackingConfig()   # TensorBoard, Weights & Biases, pictures
+    sampling: SamplingConfig = SamplingConfig()   # defaults of drawing from the run
+    run_dir: Annotated[str, Field(min_length=1)] | None = None  # relative to the current directory; null = runs/ and the name of the file
 
 # %% ../../nbs/core/03_config.ipynb #5a5b1d75
 SENTENCES = {  # pydantic's kind of error → what to say; {…} from the error's context
@@ -394,7 +415,7 @@ SENTENCES = {  # pydantic's kind of error → what to say; {…} from the error'
     "less_than": "should be less than {lt}", "less_than_equal": "should be at most {le}",
     "int_type": "should be a whole number", "int_parsing": "should be a whole number", "int_from_float": "should be a whole number",
     "float_type": "should be a number", "finite_number": "should be a finite number", "bool_type": "should be true or false",
-    "string_type": "should be text", "string_too_short": "should not be empty", "literal_error": "should be {expected}",
+    "string_type": "should be text", "string_unicode": "should be text that UTF-8 can write", "string_too_short": "should not be empty", "literal_error": "should be {expected}",
     "list_type": "should be a list", "tuple_type": "should be a list", "dict_type": "should be a section of keys and values",
     "model_type": "should be a section of keys and values", "none_required": "should be null",
     "too_short": "should have at least {min_length} entries", "too_long": "should have at most {max_length} entries",
@@ -418,6 +439,7 @@ def got(
     "Quote the value, with a near miss where a word was expected."
     if error["type"] == "missing" and isinstance(error["input"], dict): return ""
     if error["type"] == "value_error" and isinstance(error["input"], dict): return ""
+    if error["type"] == "string_type" and isinstance(error["input"], (int, float)): return f" (got {shown(error['input'])}, put it in quotes that YAML sees: \"'{error['input']}'\")"
     near = near_miss(error["input"], re.findall(r"'([^']*)'", error["ctx"]["expected"])) if error["type"] == "literal_error" else ""
     return f" (got {shown(error['input'])}{near.replace(' (', ', ').removesuffix(')')})"
 
@@ -569,14 +591,27 @@ def parse_config(
     return config
 
 # %% ../../nbs/core/03_config.ipynb #b4c66fb7
+def in_run_dir(
+    config: Config,
+    run_dir: str | Path,
+) -> Config:
+    "The configuration with another folder for the run; a `ConfigError` where its name can't be kept in a file."
+    values = dict(config) | {"run_dir": str(run_dir)}
+    try: return Config.model_validate(values)
+    except ValidationError as failure: raise ConfigError("\n".join(f"{key}: {sentence}" for key, sentence in section_problems("", failure, values, {"": list(Config.model_fields)}))) from None
+
+
 def load_config(
     path: str | Path,               # a YAML file, or JSON where it ends so, or the name of a configuration that ships, such as "demo"
     overrides: Sequence[str] = (),  # "training.lr=1e-3", parsed as YAML, applied before anything is checked
+    run_dir: str | Path | None = None,  # of the run, in place of what the file says
     **registries: Registry,         # `models` and `datasets`, where not the product's own
 ) -> Config:
-    "The configuration in a file; `run_dir` is runs/<name of the file> unless the file says otherwise."
+    "The configuration in a file; `run_dir` is runs/<name of the file> unless it is given, or the file says otherwise."
     path = find_configuration(path)
-    try: return parse_config(read_mapping(path), str(path), f"runs/{path.stem}", overrides, **registries)
+    try:
+        config = parse_config(read_mapping(path), str(path), f"runs/{path.stem}", overrides, **registries)
+        return config if run_dir is None else in_run_dir(config, run_dir)
     except RecursionError: raise ConfigError(f"{path}: this is nested too deeply to be a configuration") from None
 
 

@@ -21,6 +21,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from ..core.config import DataConfig, Fraction
 from ..core.errors import DataError, listing, near_miss
+from ..core.paths import user_path
 from ..core.registry import datasets
 from ..core.runs import RunFolder
 from ..core.seeds import key_seed
@@ -68,7 +69,7 @@ def read_measures(
     filename_pattern: str = "{name}",   # of a CSV: the file of a name
 ) -> dict[str, dict[str, Any]]:         # file name → {metric: value as it stands}
     "Read a file of measures, unchecked value by value; `DataError` where it is no mapping of names to measures."
-    path = Path(path).expanduser()
+    path = user_path(path)
     if path.suffix.lower() == ".csv":
         table = read_table(path)
         names = [filename_pattern.replace("{name}", name) for name in table.column(name_column, "data.name_column")]
@@ -138,7 +139,7 @@ def list_pictures(
     key: str = "data.root_dir",  # which configuration key asks for it, for messages
 ) -> list[os.DirEntry]:   # by name
     "The pictures of a folder; raises DataError where there are none."
-    folder = Path(folder).expanduser()
+    folder = user_path(folder)
     if not folder.is_dir():
         beside = [path.name for path in folder.parent.iterdir() if path.is_dir()] if folder.parent.is_dir() else []
         what = "this is a file" if folder.exists() else f"there is no such folder{near_miss(folder.name, beside)}"
@@ -191,7 +192,7 @@ def decode_pictures(
     progress: bool = True,        # a bar while decoding
 ) -> np.ndarray:                  # (N, channels, H, W) uint8
     "The pixels as models see them; raises DataError that names the files that can't be used."
-    root = Path(folder).expanduser().resolve()
+    root = user_path(folder).resolve()
     try: return decoded(picture_files(config, entries, root), config.cache_dir, config.verify, config.num_workers, progress)
     except BadPictures as bad: refuse(root, [f"{entries[position].name} {sentence}" for position, sentence in bad.problems])
 

@@ -21,6 +21,7 @@ import PIL
 from tqdm.auto import tqdm
 
 from ..core.errors import RunError
+from ..core.paths import user_path
 from ..core.runs import atomic_write
 from .decoding import PictureError, decode_all, file_digest, read_file
 
@@ -259,7 +260,7 @@ def decoded(
         return None if images is not None and verify and not is_true(folder, files, key, images) else images
 
     try:
-        folder = (default_cache_dir() if cache_dir is None else Path(cache_dir).expanduser()) / files.folder_name
+        folder = (default_cache_dir() if cache_dir is None else user_path(cache_dir)) / files.folder_name
         images = usable()
         if images is not None: return images
         with locked(folder, files.label):

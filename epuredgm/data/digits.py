@@ -7,7 +7,6 @@ __all__ = ['MEASURES', 'extent', 'measure_digits', 'DigitsConfig', 'measured_dig
 
 # %% ../../nbs/data/04a_digits.ipynb #1637aa88
 from dataclasses import replace
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -16,6 +15,7 @@ from pydantic import NonNegativeInt, PositiveInt
 
 from ..core.config import DataConfig
 from ..core.errors import DataError
+from ..core.paths import user_path
 from ..core.registry import datasets
 from ..core.spec import DesignSpec
 from .attributes import drawn_order, measure_table
@@ -76,7 +76,7 @@ def measured_digits(
         (pictures, kinds), source = builtin_digits(), "the built-in digits"
         rows = {str(i): dict(zip(MEASURES, values)) | {"label": str(kind)} for i, (values, kind) in enumerate(zip(measure_digits(pictures).tolist(), kinds))}
     else:
-        pictures, table, source = read_idx(config.images), read_table(Path(config.attributes_path).expanduser()), config.attributes_path
+        pictures, table, source = read_idx(config.images), read_table(user_path(config.attributes_path)), config.attributes_path
         if pictures.ndim != 3 or pictures.shape[1:] != (DIGIT_SIDE, DIGIT_SIDE):
             raise DataError(f"{config.images}: pictures of {DIGIT_SIDE}×{DIGIT_SIDE} pixels are expected (got an array of shape {pictures.shape})")
         rows = {name: dict(zip(table.header, row)) for name, row in zip(table.column("index", "a file of measured digits"), table.rows)}

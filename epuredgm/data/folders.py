@@ -26,8 +26,9 @@ from torch import Tensor
 
 from ..core.config import DataConfig, Fraction, each_once
 from ..core.errors import DataError, listing, near_miss
+from ..core.paths import user_path
 from ..core.registry import datasets
-from ..core.runs import atomic_write
+from ..core.runs import atomic_write, leads_out
 from ..core.spec import DesignSpec
 from .cache import BadPictures, PictureFiles, decoded
 from .designs import Designs, Splits, as_bytes, column_statistics, pixel_rows, standardised
@@ -97,7 +98,7 @@ def root_of(
     config: FolderConfig,  # names root_dir
 ) -> Path:
     "The root folder, or a `DataError` that names what stands near it."
-    root = Path(config.root_dir).expanduser()
+    root = user_path(config.root_dir)
     if root.is_dir(): return root
     beside = [path.name for path in root.parent.iterdir() if path.is_dir()] if root.parent.is_dir() else []
     what = "this is a file" if root.exists() else f"there is no such folder{near_miss(root.name, beside)}"
@@ -108,7 +109,7 @@ def table_path(
     config: FolderConfig,  # names root_dir and condition_csv
 ) -> Path:
     "The table's path, which need not exist, or a `DataError` where two different files could be meant."
-    root, asked = root_of(config), Path(config.condition_csv or "performances.csv").expanduser()
+    root, asked = root_of(config), user_path(config.condition_csv or "performances.csv")
     if config.condition_csv is None: return root / asked
     if asked.is_absolute() or asked.is_relative_to(root): return asked
     found = [path for path in (asked, root / asked, root / asked.name) if path.is_file()]
@@ -354,7 +355,8 @@ def write_pictures(
                 continue
             picture = Image.fromarray(picture[0] if spec.channels == 1 else np.ascontiguousarray(picture.transpose(1, 2, 0)))
             try:
-                with open(path, "wb" if overwrite else "xb") as file: picture.save(file, "PNG")
+                if overwrite: path.unlink(missing_ok=True)  # a link goes, and what it leads to stays
+                with open(path, "xb") as file: picture.save(file, "PNG")
             except FileExistsError: raise DataError(f"{path}: this file is there already, choose another folder") from None
 
 # %% ../../nbs/data/01_folders.ipynb #b7a1f819
@@ -459,11 +461,14 @@ def write_designs(
     if spec is None: raise DataError("to write a tensor of designs, give its specification: it names the components")
     checked_layout(spec, filename_pattern, table_name)
     checked_drawings(designs, spec)
-    n, folder, table = len(designs), Path(folder), Path(folder) / table_name
+    folder = user_path(folder)
+    n, table = len(designs), folder / table_name
     names, available = checked_prefixes(names, n), checked_presence(available, n, spec)
     columns = checked_columns(known | columns, prefix_column, n)
     if table.exists() and not overwrite: raise DataError(f"{table}: there are designs already, choose another folder")
-    for component in spec.components: (folder / component).mkdir(parents=True, exist_ok=True)
+    for component in spec.components:
+        if leads_out(folder, component): raise DataError(f"{folder / component} is a link that leads out of {folder}, and the designs would be written there: remove it, or choose another folder")
+        (folder / component).mkdir(parents=True, exist_ok=True)
     for start in range(0, n, 256):
         part = slice(start, min(start + 256, n))
         write_pictures(pixels_of(designs, part.start, part.stop), available[part], names[part], spec, folder, filename_pattern, overwrite)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import DataError, listing
+from ..core.paths import user_path
 
 # %% ../../nbs/data/05_layout_trees.ipynb #e3fdac00
 MAX_PIXELS = 2**26  # of a page
@@ -203,7 +204,7 @@ def read_tree(
     relative: bool = False,  # whether a box counts from its parent's corner rather than the page's
 ) -> LayoutTree:
     "The layout tree in a file; `DataError`, which names the file, where there is none."
-    try: return tree_from(Path(path).expanduser().read_bytes(), relative)
+    try: return tree_from(user_path(path).read_bytes(), relative)
     except DataError as error: raise DataError(f"{path}: {error}") from None
     except OSError as error: raise DataError(f"{path}: this can't be read ({(error.strerror or str(error)).lower()}), check the path") from None
 

@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image
 
 from ..core.errors import DataError, RunError, listing
+from ..core.paths import user_path
 from ..core.runs import atomic_write
 from .cache import default_cache_dir
 from .decoding import PictureError, read_file, read_picture
@@ -79,7 +80,7 @@ def page_files(
     folder: str | Path,  # of pictures, at any depth
 ) -> list[Path]:
     "The pictures of a folder; `DataError` where there are none."
-    folder = Path(folder).expanduser()
+    folder = user_path(folder)
     make = "make pictures of layout trees by: epuredgm wireframes render FOLDER --out " + str(folder)
     if not folder.is_dir(): raise DataError(f"{folder}: {'this is a file' if folder.exists() else 'there is no such folder'}, {make}")
     found = [path for path in sorted(folder.rglob("*.[pP][nN][gG]")) if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
@@ -176,13 +177,13 @@ def open_pages(
     workers: int = 2,            # threads that read
 ) -> Pages:
     "Pages from files; unusable ones are left out with a warning that names them, `DataError` where none is left."
-    files, folder = list(files), Path(folder).expanduser()
+    files, folder = list(files), user_path(folder)
     stamps = "\0".join(f"{path.resolve()}\0{path.stat().st_size}\0{path.stat().st_mtime_ns}" for path in files if path.exists())
     def digest(text): return hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=12).hexdigest()
     # Which files these are names a folder; their state, the files in it. What a new state replaces is removed.
     names = "\0".join(str(path.resolve()) for path in files)
     place = Path("pages") / digest(f"{scale}\0{names}") / digest(f"2 {Image.__version__} {cache_gb}\0{stamps}")
-    try: found = described_on_disk(files, scale, (Path(cache_dir).expanduser() if cache_dir else default_cache_dir()) / place, cache_gb * 1e9, workers)
+    try: found = described_on_disk(files, scale, (user_path(cache_dir) if cache_dir else default_cache_dir()) / place, cache_gb * 1e9, workers)
     except (OSError, RunError) as error:
         warnings.warn(f"the pages of {folder} can't be cached ({error}), so they are read again at each opening: set data.cache_dir to a folder that can be written", stacklevel=2)
         measures, small, problems = described(files, scale, workers, lambda number, pixels: None)
@@ -208,7 +209,7 @@ def with_trees(
     relative: bool = False,  # whether a box counts from its parent's corner rather than the page's
 ) -> Pages:
     "Pages with what they were painted from; `DataError` where there is no file of any."
-    files = [Path(folder).expanduser() / f"{name}.json" for name in pages.names]
+    files = [user_path(folder) / f"{name}.json" for name in pages.names]
     there = [file.is_file() for file in files]
     if not any(there):
         raise DataError(f"{folder}: there is no layout tree of any of the {len(pages)} pages here, such as {pages.names[0]}.json, give the folder that the pictures were rendered from")

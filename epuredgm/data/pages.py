@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..core.errors import DataError, listing, near_miss
+from ..core.paths import user_path
 from ..core.runs import atomic_write
 from ..core.seeds import key_seed
 from .layout_trees import LayoutTree, as_json
@@ -366,7 +367,7 @@ def write_pages(
     layout: str = "compact",  # "compact", "verbose" or "rico"
 ) -> Path:
     "Generated pages as JSON files, ARCHETYPE/NUMBER.json."
-    folder = Path(folder).expanduser()
+    folder = user_path(folder)
     for number, (name, tree) in enumerate(make_pages(n, seed)):
         (folder / name).mkdir(parents=True, exist_ok=True)
         atomic_write(folder / name / f"{number:05}.json", json.dumps(as_json(tree, layout), separators=(",", ":")))

@@ -20,6 +20,7 @@ from pydantic import Field, PositiveInt
 
 from ..core.config import DataConfig
 from ..core.errors import DataError
+from ..core.paths import user_path
 from ..core.registry import datasets
 from ..core.spec import DesignSpec
 from .decoding import PictureError, read_file, read_picture
@@ -30,7 +31,7 @@ def read_idx(
     path: str | Path,  # an idx file of bytes, gzipped or not
 ) -> np.ndarray:  # uint8, (N, 28, 28) pictures or (N,) labels
     "The array in an idx file; raises DataError where it is damaged or something else."
-    path = Path(path).expanduser()
+    path = user_path(path)
     if not path.is_file():
         raise DataError(f"{path}: there is no such file, give an idx file such as train-images-idx3-ubyte.gz")
     try:
@@ -67,7 +68,7 @@ def background_files(
     folder: str | Path,  # of photographs
 ) -> list[Path]:  # none where there is no such folder
     "The PNG and JPEG pictures of a folder, in the order of their names."
-    folder = Path(folder).expanduser()
+    folder = user_path(folder)
     return sorted(path for path in folder.glob("*") if path.suffix.lower() in (".png", ".jpg", ".jpeg")) if folder.is_dir() else []
 
 
@@ -166,7 +167,7 @@ class PolyMNISTConfig(DataConfig):
     components: Annotated[int, Field(ge=1, le=26)] = 5  # C, of drawn textures
     n: PositiveInt | None = None  # training designs, None = as many as there are digits
     n_val: PositiveInt = 1000  # held out
-    seed: int = 0
+    seed: int = 0  # of the designs
 
     def spec(self) -> DesignSpec:
         "Name a component for each photograph; of photographs that are not there, as many as `components`."
@@ -225,7 +226,7 @@ def write_polymnist(
     from PIL import Image
     from tqdm.auto import tqdm
 
-    folder = Path(folder).expanduser()
+    folder = user_path(folder)
     if folder.exists() and any(folder.iterdir()):
         raise DataError(f"{folder}: there are files here already, choose an empty folder")
     for component in designs.spec.components:
@@ -241,7 +242,7 @@ def read_polymnist(
     folder: str | Path,  # one folder a component, as `write_polymnist` and the field's own script make it
 ) -> Designs:
     "Designs from the published layout; raises DataError where components don't hold the same files."
-    folder = Path(folder).expanduser()
+    folder = user_path(folder)
     components = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     if not components:
         raise DataError(f"{folder}: there are no folders of components here")

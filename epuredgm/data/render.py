@@ -26,7 +26,8 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ..core.errors import DataError, RunError, listing
-from ..core.runs import atomic_write, not_written
+from ..core.paths import user_path
+from ..core.runs import atomic_write, leads_out, not_written, open_own
 from .layout_trees import Cells, LayoutTree, count_layers, cut, paint_cells, tree_from
 
 try: import fcntl
@@ -181,7 +182,7 @@ def page_jobs(
     relative: bool = False,         # whether a box counts from its parent's corner
 ) -> tuple[list[PageJob], dict[str, str]]:  # in the order of their names; file → why it is none
     "The pages of a folder; `DataError` where there is no folder or no page in it."
-    folder, out = Path(folder).expanduser(), Path(out).expanduser()
+    folder, out = user_path(folder), user_path(out)
     if not folder.is_dir(): raise DataError(f"{folder}: {'this is a file' if folder.exists() else 'there is no such folder'}, give the folder that holds the JSON files of the pages")
     names, skipped = json_files(folder, out.resolve())
     unread = f" that can be read ({listing(skipped, 3)} can't)" if skipped else ""
@@ -263,7 +264,7 @@ def alone_in(
     out: Path,  # a folder
 ) -> Iterator[None]:
     "Holds the folder's lock, and clears what a killed process has left; `RunError` where another one is at work."
-    with open(out / ".lock", "ab") as file:
+    with open_own(out / ".lock", "ab") as file:
         try:
             if fcntl is not None: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError: raise RunError(f"{out}: another process is writing here, wait for it or choose another folder") from None
@@ -281,11 +282,13 @@ def render_folder(
     progress: bool = True,          # a bar
 ) -> RenderReport:
     "Makes the pictures of all pages that have none yet, or other ones; `DataError` where there are no pages."
-    out = Path(out).expanduser()
+    out = user_path(out)
     jobs, skipped = page_jobs(folder, out, max_height, relative)
-    for place in sorted({Path(job.stem).parent for job in jobs}): place.mkdir(parents=True, exist_ok=True)
+    for place in sorted({Path(job.stem).parent for job in jobs}):
+        if leads_out(out, str(place)): raise DataError(f"{place} is a link that leads out of {out}, and pictures would be written there: remove it, or choose another folder")
+        place.mkdir(parents=True, exist_ok=True)
     out.mkdir(parents=True, exist_ok=True)
-    names = [as_text(Path(job.source).relative_to(Path(folder).expanduser())) for job in jobs]
+    names = [as_text(Path(job.source).relative_to(user_path(folder))) for job in jobs]
     found, report = {}, RenderReport(out)
     with alone_in(out), tqdm(total=len(jobs), desc="rendering", unit="page", disable=not progress) as bar:
         for start, part in in_processes(jobs, workers):

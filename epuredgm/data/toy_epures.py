@@ -7,9 +7,9 @@ __all__ = ['COMPONENTS', 'UNITS', 'PARAMETERS', 'PRIVATE', 'LINER', 'PLY_SLOT', 
            'GROOVE_PITCH', 'HEADROOM', 'CHUNK', 'PERFORMANCES', 'SIZES', 'LENGTHS', 'RANGES', 'Condition', 'KNOWLEDGE',
            'Parameter', 'sample_parameters', 'SectionLengths', 'section_lengths', 'superellipse', 'sidewall_line',
            'Fields', 'fields', 'scale_of', 'inside_all', 'ink_of_distance', 'carcass', 'bead', 'crown_plies',
-           'tread_surface', 'tread_body', 'grooves', 'tread', 'sidewall', 'gum', 'draw', 'without_haze', 'ink_of',
-           'outline_of', 'amount', 'centre', 'fall', 'across_flank', 'lengths_of', 'performances', 'measure', 'redrawn',
-           'completion_ceiling', 'fixed_statistics', 'ToyEpuresConfig', 'toy_designs', 'build_toy_epures',
+           'tread_surface', 'tread_body', 'grooves', 'tread', 'sidewall', 'gum', 'draw', 'without_haze', 'spread_out',
+           'ink_of', 'outline_of', 'amount', 'centre', 'fall', 'across_flank', 'lengths_of', 'performances', 'measure',
+           'redrawn', 'completion_ceiling', 'fixed_statistics', 'ToyEpuresConfig', 'toy_designs', 'build_toy_epures',
            'write_toy_epures']
 
 # %% ../../nbs/data/02_toy_epures.ipynb #7835414a
@@ -311,18 +311,20 @@ CHUNK = 1 << 17  # pixels drawn at a time: what the fields of a chunk take stays
 def draw(
     parameters: np.ndarray,              # (n, 14) in the order of PARAMETERS
     image_size: tuple[int, int] = UNITS, # height, width in pixels
-) -> np.ndarray:                         # (n, 5, H, W) uint8, ink is 255
+    components: Sequence[str] = COMPONENTS,  # that are drawn, in this order
+) -> np.ndarray:                         # (n, 5 or fewer, H, W) uint8, ink is 255
     "The drawings of designs."
     parameters = np.atleast_2d(np.asarray(parameters, np.float64))
     if parameters.shape[1] != len(PARAMETERS):
         raise DataError(f"a toy épure is drawn from {len(PARAMETERS)} parameters (got {parameters.shape[1]}): give them in the order of PARAMETERS")
-    pixels = np.empty((len(parameters), len(COMPONENTS), *image_size), np.uint8)
+    distances = dict(zip(COMPONENTS, (carcass, gum, tread, crown_plies, bead)))
+    pixels = np.empty((len(parameters), len(components), *image_size), np.uint8)
     step = max(1, CHUNK // (image_size[0]*image_size[1]))
     for start in range(0, len(parameters), step):
         s = section_lengths(parameters[start:start + step])
         f = fields(s, image_size)
-        for plane, component in enumerate((carcass, gum, tread, crown_plies, bead)):
-            ink = ink_of_distance(component(s, f), scale_of(image_size))
+        for plane, component in enumerate(components):
+            ink = ink_of_distance(distances[component](s, f), scale_of(image_size))
             pixels[start:start + step, plane] = np.rint(ink*255)
     return pixels
 
@@ -335,11 +337,21 @@ def without_haze(
     return (x - paper)/(1 - paper).clamp_min(0.1)
 
 
+def spread_out(
+    x: Tensor,  # (B, C, H, W)
+) -> Tensor:    # the same shape
+    "The greatest of each pixel and its eight neighbours, rows then columns: ten times as fast as a max-pooling on processors."
+    for axis, border in ((2, (0, 0, 1, 1)), (3, (1, 1, 0, 0))):
+        wide, size = F.pad(x, border, value=-torch.inf), x.shape[axis]
+        x = torch.maximum(torch.maximum(wide.narrow(axis, 0, size), wide.narrow(axis, 2, size)), x)
+    return x
+
+
 def ink_of(
     clean: Tensor,  # (B, 5, H, W) without haze
 ) -> Tensor:        # the same, in [0, 1]
     "The grey of pixels that touch solid ink: all of it beside half-inked pixels, none beside quarter-inked ones."
-    solid = ((F.max_pool2d(clean, 3, stride=1, padding=1) - 0.25)*4).clamp(0, 1)
+    solid = ((spread_out(clean) - 0.25)*4).clamp(0, 1)
     return (clean*solid).clamp(0, 1)
 
 
@@ -467,7 +479,7 @@ def completion_ceiling(
     size, baseline, left_open = mean.shape[-2:], np.zeros(len(COMPONENTS)), np.zeros(len(COMPONENTS))
     baseline += np.square(draw(parameters, size)/np.float32(255) - mean).sum((0, 2, 3))
     for c, component in enumerate(COMPONENTS):
-        drawn = np.stack([draw(redrawn(parameters, component, seed*redraws + i), size)[:, c] for i in range(redraws)])/np.float32(255)
+        drawn = np.stack([draw(redrawn(parameters, component, seed*redraws + i), size, [component])[:, 0] for i in range(redraws)])/np.float32(255)
         left_open[c] = drawn.var(0, ddof=1).sum()
     pairs = {name: (baseline[c], left_open[c]) for c, name in enumerate(COMPONENTS)} | {"pooled": (baseline.sum(), left_open.sum())}
     inflated = 1 if completions is None else 1 + 1/completions
@@ -497,7 +509,7 @@ class ToyEpuresConfig(DataConfig):
     n_val: PositiveInt = 1000                       # held out, of a stream of their own
     seed: int = 0                                   # of the set
     image_size: tuple[Annotated[int, Field(ge=32)], Annotated[int, Field(ge=16)]] = UNITS  # height, width in pixels
-    conditions: Annotated[tuple[Condition, ...], AfterValidator(each_once)] = PERFORMANCES
+    conditions: Annotated[tuple[Condition, ...], AfterValidator(each_once)] = PERFORMANCES  # names of performances and sizes
 
     def spec(self) -> DesignSpec: return DesignSpec(COMPONENTS, 1, *self.image_size, self.conditions, tuple(p.name for p in PARAMETERS))
 

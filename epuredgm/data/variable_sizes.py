@@ -20,7 +20,7 @@ from ..core.errors import DataError, listing
 from ..core.seeds import generator
 from ..core.spec import DesignSpec
 from .augmentation import Augmentation, noisy_pair, recomposed
-from .designs import Batch, as_greys, positions
+from .designs import Batch, as_greys, digest_of, positions
 from .layout_trees import LayoutTree
 from .page_files import Pages, open_pages, page_files
 
@@ -121,6 +121,10 @@ class VariableSizeDataset:
     def batches(self, batch_size: int) -> Iterator[Batch]:
         "Take all pages as they are, those of one size together."
         for indices in self.index_batches(batch_size): yield self.batch(indices.tolist())
+
+    def digest(self) -> str:  # hexadecimal
+        "Digest names, sizes, labels, backgrounds and thumbnails, which are known without decoding a page."
+        return digest_of(self.names, self.sizes, self.labels, self.pages.backgrounds[self.rows], self.pages.thumbnails[self.rows])
 
     def row_alike(self,
         index: int,                # of a page

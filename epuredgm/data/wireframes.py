@@ -18,6 +18,7 @@ from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, Po
 
 from ..core.config import DataConfig, Fraction
 from ..core.errors import DataError, listing
+from ..core.paths import user_path
 from ..core.registry import datasets
 from ..core.seeds import generator
 from ..core.spec import DesignSpec
@@ -109,7 +110,7 @@ def read_labels(
 ) -> dict[str, str]:
     "Labels by name; `DataError` where this is no such table."
     try:
-        with open(Path(path).expanduser(), newline="", encoding="utf-8-sig") as file: rows = [row for row in csv.reader(file) if row]
+        with open(user_path(path), newline="", encoding="utf-8-sig") as file: rows = [row for row in csv.reader(file) if row]
     except (OSError, ValueError, csv.Error) as error: raise DataError(f"{path}: this table of labels can't be read ({error}), give a CSV file of names and labels") from None
     short = next((number for number, row in enumerate(rows, 1) if len(row) < 2), None)
     if short or len(rows) < 2: raise DataError(f"{path}: a table of labels should have a line of titles, then a name and a label on each (got {len(rows)} lines{f', line {short} is too short' if short else ''})")

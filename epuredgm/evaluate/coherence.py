@@ -88,7 +88,7 @@ def view_look(
     run,                  # as for completion_views
     shown: Sequence[int], # numbers of the components that the model is shown
     see: Callable[[Tensor], dict[str, Tensor]],  # what is seen in pictures: (B, planes, H, W) → name → (B, …)
-    n: int = 8,           # completions whose mean counts, of a family without latents; one with latents needs a draw
+    n: int = 4,           # completions whose mean counts, of a family without latents; one with latents needs a draw
     designs: int | None = None,  # the first so many; None: all
 ) -> Look:                # "mean" and "sample" → what was seen, (N, …); "counted", (N, C) bool
     "Look at completions by the mean and by one draw."
@@ -174,7 +174,7 @@ def class_looks(
     run,                        # as for completion_views
     classifiers: ComponentClassifiers,
     network: FeatureNetwork,    # of the Fréchet distance
-    n: int = 8,                 # completions of each design, see view_look
+    n: int = 4,                 # completions of each design, see view_look
     designs: int | None = None, # the first so many; None: all
 ) -> list[Look]:                # "named", and "features" (N, 1, F) of the follower
     "Look at the completions from every choice of components as the judges see them."

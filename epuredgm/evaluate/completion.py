@@ -27,6 +27,7 @@ def errors_of(
     y: Tensor,         # (n, B, planes, H, W), completions
     baseline: Tensor,  # (planes, H, W)
     spec: DesignSpec,  # which planes are which component
+    judged: int | None = None,  # completions whose mean is judged; None: the n that are there
 ) -> dict[str, Tensor]:  # (B, C) each
     "The four errors of every component."
     per_component = lambda squares: spec.split(squares).mean((2, 3, 4))
@@ -34,7 +35,8 @@ def errors_of(
     mean_error = per_component((x - centre).square())
     deviation = torch.stack([per_component((one - centre).square()) for one in y]).sum(0)
     spread = deviation / (len(y) - 1) if len(y) > 1 else torch.full_like(deviation, float("nan"))
-    return {"mean_error": mean_error, "sample_error": mean_error + deviation / len(y), "spread": spread,
+    of_judged = mean_error if judged in (None, len(y)) else mean_error + spread * (1 / judged - 1 / len(y))
+    return {"mean_error": of_judged, "sample_error": mean_error + deviation / len(y), "spread": spread,
             "baseline_error": per_component((x - baseline).square())}
 
 # %% ../../nbs/evaluate/03_completion.ipynb #7e922cec
@@ -114,10 +116,11 @@ def error_look(
     spec: DesignSpec,         # of the designs
     shown: Sequence[int],     # numbers of components
     baseline: Tensor,         # (planes, H, W): the mean picture of the training split
+    judged: int | None = None,  # completions whose mean is judged; None: the n that are drawn
     **fields,                 # n, designs, told of the Look
 ) -> Look:                    # mean_error, sample_error, baseline_error, spread, (N, C) mean over pixels; counted, (N, C) bool
     "Look at the errors of completions."
-    def see(x, available, observed, y): return {**errors_of(x, y, baseline.cpu(), spec), "counted": counted_components(available, observed)}
+    def see(x, available, observed, y): return {**errors_of(x, y, baseline.cpu(), spec, judged), "counted": counted_components(available, observed)}
     return Look(tuple(shown), see, **fields)
 
 
@@ -156,7 +159,7 @@ def spread_ratio(
 def completion_scores(
     errors: dict[str, Tensor],  # of completion_errors
     spec: DesignSpec,           # names the components
-    n: int,                     # completions of each design
+    n: int,                     # completions whose mean is judged
     seed: int = 0,              # of the bootstrap
     ceiling: dict[str, dict[str, float]] | None = None,  # component or "pooled" → mean_ratio, sample_ratio
 ) -> dict[str, dict[str, Score]]:  # component or "pooled" → mean_ratio, sample_ratio, spread; components never completed are left out
@@ -180,18 +183,20 @@ def completion_scores(
 def error_looks(
     spec: DesignSpec,    # of the designs
     baseline: Tensor,    # (planes, H, W): the mean picture of the training split
-    **fields,            # n, designs, told of the Looks
+    designs: int | None = None,  # the first so many; None: all
+    single: int | None = None,   # of them completed from a single other component; None: all
+    **fields,            # judged, n, told
 ) -> list[Look]:
     "Look at every component completed from each single other one and from all others."
     every = range(spec.n_components)
-    choices = dict.fromkeys([*((source,) for source in every), *(tuple(c for c in every if c != target) for target in every)])
-    return [error_look(spec, shown, baseline, **fields) for shown in choices if shown]
+    choices = {(source,): single or designs for source in every} | {tuple(c for c in every if c != target): designs for target in every}
+    return [error_look(spec, shown, baseline, designs=some, **fields) for shown, some in choices.items() if shown]
 
 
 def scores_of_errors(
     errors: dict[tuple, dict],    # shown → of error_look, for the choices of error_looks
     spec: DesignSpec,             # names the components
-    n: int = 8,                   # completions of each design
+    n: int = 8,                   # completions whose mean is judged
     seed: int = 0,                # of the bootstrap
     ceiling: dict | None = None,  # of completion_scores, for completing from all others
 ) -> dict:                        # "others": component or "pooled" → scores; "single": source → target → scores

@@ -52,12 +52,13 @@ def measured_conditions(
 
 # %% ../../nbs/evaluate/02_conditions.ipynb #19e160fe
 def pair_sums(
-    asked: Tensor,     # (n,)
-    measured: Tensor,  # (n,); NaN where a picture can't be read
-) -> tuple[Tensor, ...]:  # (n,) float64 each: counted, asked, measured, their squares, their product, |error|
+    asked: Tensor,     # (n,) or (n, k)
+    measured: Tensor,  # the same shape; NaN where a picture can't be read
+) -> tuple[Tensor, ...]:  # the same shape, float64, each: counted, asked, measured, their squares, their product, error, |error|
     "List what each pair adds to a correlation and to mean errors: nothing where one side is missing."
     both = ~(asked.isnan() | measured.isnan())
-    a, b = (torch.where(both, values.double() - values[both].double().mean(), 0) for values in (asked, measured))
+    a, b = (torch.where(both, values.double(), 0) for values in (asked, measured))
+    a, b = (torch.where(both, values - values.sum(0) / both.sum(0), 0) for values in (a, b))
     error = torch.where(both, (measured - asked).double(), 0)
     return both.double(), a, b, a * a, b * b, a * b, error, error.abs()
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MOST_DIMENSIONS', 'MEANS', 'PER_ATTRIBUTE', 'binned', 'discrete_columns', 'binned_information',
-           'mutual_information_gaps', 'modularities', 'ranks', 'correlations', 'class_guesses',
+           'mutual_information_gaps', 'modularities', 'levels', 'ranks', 'correlations', 'class_guesses',
            'accuracies_above_chance', 'predictability', 'separated', 'disentanglement_numbers', 'looked_at',
            'with_interval', 'as_score', 'with_attributes', 'disentanglement_scores', 'disentanglement_table',
            'disentanglement_figure']
@@ -17,16 +17,18 @@ from torch import Tensor
 
 from ..core.errors import DataError
 from ..core.seeds import generator as make_generator
-from .scores import Score, bootstrap, text_table
+from .scores import Score, resampled_counts, text_table
 from ..plot.figures import plot_figure
 
 # %% ../../nbs/evaluate/11_disentanglement.ipynb #ab999348
 def binned(
     values: Tensor,  # (N, K)
     bins: int = 20,  # of equal width, from the least to the greatest value of a column
+    counts: Tensor | None = None,  # (N,) how often each row comes; the bins are of those that come at all; None: once
 ) -> Tensor:         # (N, K) int64 in [0, bins); a column of at most `bins` whole numbers keeps its classes
     "Bin the columns of a table."
-    low, high = values.amin(0), values.amax(0)
+    present = values if counts is None else values[counts > 0]
+    low, high = present.amin(0), present.amax(0)
     width = torch.where(high > low, (high - low) / bins, 1.0)
     found = ((values - low) / width).long().clamp(0, bins - 1)
     for k in discrete_columns(values, bins): found[:, k] = values[:, k].unique(return_inverse=True)[1]
@@ -45,12 +47,14 @@ def binned_information(
     codes: Tensor,       # (N, D) int64 in [0, bins)
     attributes: Tensor,  # (N, A) int64 in [0, bins)
     bins: int = 20,      # that there may be
+    counts: Tensor | None = None,  # (N,) how often each design comes; None: once
 ) -> tuple[Tensor, Tensor]:  # (D, A) and entropies of the attributes (A,), float64, in nats
     "Plug-in estimate from counts."
     one_hot = [torch.nn.functional.one_hot(part, bins).flatten(1).float() for part in (codes, attributes)]
-    joint = (one_hot[0].T @ one_hot[1]).double().unflatten(1, (-1, bins)).unflatten(0, (-1, bins)) / len(codes)  # (D, bins, A, bins)
+    counts = torch.ones(len(codes)) if counts is None else counts.float()
+    joint = ((counts[:, None] * one_hot[0]).T @ one_hot[1]).double().unflatten(1, (-1, bins)).unflatten(0, (-1, bins)) / len(codes)  # (D, bins, A, bins)
     def entropy(p, dim): return -torch.xlogy(p, p).sum(dim)
-    marginal = [entropy(part.double().mean(0).unflatten(0, (-1, bins)), 1) for part in one_hot]
+    marginal = [entropy((counts @ part).double().unflatten(0, (-1, bins)) / len(codes), 1) for part in one_hot]
     return marginal[0][:, None] + marginal[1] - entropy(joint, (1, 3)), marginal[1]
 
 # %% ../../nbs/evaluate/11_disentanglement.ipynb #b90b48fb
@@ -73,24 +77,34 @@ def modularities(
     return torch.where(most > 1e-12, share, 0.0 if information.shape[1] > 1 else torch.nan)
 
 # %% ../../nbs/evaluate/11_disentanglement.ipynb #4f682f36
-def ranks(
+def levels(
     values: Tensor,  # (N, K)
+) -> Tensor:         # (N, K) int64 from 0
+    "Number the different values of each column in their order."
+    return torch.stack([column.unique(return_inverse=True)[1] for column in values.T], 1)
+
+
+def ranks(
+    level: Tensor,   # (N, K) int64, of levels
+    counts: Tensor | None = None,  # (N,) how often each design comes; None: once
 ) -> Tensor:         # (N, K) float64 from 1; equal values share their mean rank
     "Rank each column."
-    from scipy.stats import rankdata
-
-    return torch.from_numpy(rankdata(values.numpy(), axis=0)).double()
+    counts = torch.ones(len(level), dtype=torch.float64) if counts is None else counts
+    of_level = torch.zeros(level.shape, dtype=torch.float64).scatter_add_(0, level, counts[:, None].expand_as(level))
+    return (of_level.cumsum(0) - (of_level - 1) / 2).gather(0, level)
 
 
 def correlations(
     codes: Tensor,       # (N, D)
     attributes: Tensor,  # (N, A)
+    counts: Tensor | None = None,  # (N,) how often each design comes; None: once
 ) -> Tensor:             # (D, A) float64; 0 where nothing varies
     "Pearson's correlation of each dimension with each attribute."
-    centred = [(part.double() - part.double().mean(0)) for part in (codes, attributes)]
-    length = [part.norm(dim=0) for part in centred]
+    counts = torch.ones(len(codes), dtype=torch.float64) if counts is None else counts
+    centred = [part.double() - counts @ part.double() / counts.sum() for part in (codes, attributes)]
+    length = [(counts @ part.square()).sqrt() for part in centred]
     both = length[0][:, None] * length[1]
-    return torch.where(both > 1e-12, centred[0].T @ centred[1] / both, 0.0)
+    return torch.where(both > 1e-12, (counts[:, None] * centred[0]).T @ centred[1] / both, 0.0)
 
 
 def class_guesses(
@@ -113,10 +127,12 @@ def class_guesses(
 def accuracies_above_chance(
     guessed: Tensor,  # (M, D)
     truth: Tensor,    # (M,)
+    counts: Tensor | None = None,  # (M,) how often each design comes; None: once
 ) -> Tensor:          # (D,) float64 in [0, 1]
     "Balanced accuracy, 0 at chance."
-    classes = truth.unique()
-    recalls = torch.stack([(guessed[truth == one] == one).double().mean(0) for one in classes])
+    counts = torch.ones(len(truth), dtype=torch.float64) if counts is None else counts
+    classes, right = truth[counts > 0].unique(), (guessed == truth[:, None]).double()
+    recalls = torch.stack([counts[truth == one] @ right[truth == one] / counts[truth == one].sum() for one in classes])
     chance = 1 / max(len(classes), 2)
     return ((recalls.mean(0) - chance) / (1 - chance)).clamp(min=0)
 
@@ -125,10 +141,11 @@ def predictability(
     codes: Tensor,       # (N, D)
     attributes: Tensor,  # (N, A)
     guesses: dict[int, Tensor],  # discrete attribute → (N, D) classes guessed
+    counts: Tensor | None = None,  # (N,) how often each design comes; None: once
 ) -> Tensor:             # (D, A) in [0, 1]
     "Predict each attribute from each dimension alone: SAP's scores."
-    told = correlations(codes, attributes).square()
-    for k, guessed in guesses.items(): told[:, k] = accuracies_above_chance(guessed, attributes[:, k])
+    told = correlations(codes, attributes, counts).square()
+    for k, guessed in guesses.items(): told[:, k] = accuracies_above_chance(guessed, attributes[:, k], counts)
     return told
 
 
@@ -145,14 +162,18 @@ def disentanglement_numbers(
     attributes: Tensor,       # (N, A), finite
     own: Sequence[int | None],  # A: the dimension that shall be an attribute's; None promises none, and the best one counts, in either direction
     bins: int = 20,           # of the mutual information
-) -> dict[str, Tensor]:       # (A,) each, and modularity (D,)
-    "Everything but SAP, from one set of designs."
-    information, entropies = binned_information(binned(codes, bins), binned(attributes, bins), bins)
-    ranked, every = correlations(ranks(codes), ranks(attributes)), torch.arange(attributes.shape[1])
-    best = ranked.abs().argmax(0)
-    promised = torch.stack([ranked[best[k], k].abs() if dimension is None else ranked[dimension, k] for k, dimension in enumerate(own)])
-    return {"correlation": promised, "best_correlation": ranked.abs().amax(0), "interpretability": correlations(codes, attributes).square()[information.argmax(0), every],
-            "mig": mutual_information_gaps(information, entropies), "modularity": modularities(information)}
+    resamples: Tensor | None = None,  # (R, N) how often each design comes; None: once, R is 1
+) -> dict[str, Tensor]:       # (R, A) each, and modularity (R, D)
+    "Everything but SAP, from one set of designs and from resamples of it."
+    places, every, found = (levels(codes), levels(attributes)), torch.arange(attributes.shape[1]), []
+    for counts in [None] if resamples is None else resamples:
+        information, entropies = binned_information(binned(codes, bins, counts), binned(attributes, bins, counts), bins, counts)
+        ranked = correlations(*(ranks(place, counts) for place in places), counts)
+        best, told = ranked.abs().amax(0), correlations(codes, attributes, counts).square()
+        promised = torch.stack([best[k] if dimension is None else ranked[dimension, k] for k, dimension in enumerate(own)])
+        found.append({"correlation": promised, "best_correlation": best, "interpretability": told[information.argmax(0), every],
+                      "mig": mutual_information_gaps(information, entropies), "modularity": modularities(information)})
+    return {name: torch.stack([one[name] for one in found]) for name in found[0]}
 
 # %% ../../nbs/evaluate/11_disentanglement.ipynb #029fb726
 MOST_DIMENSIONS = 128  # of a larger code the most varied ones are looked at
@@ -169,19 +190,19 @@ def looked_at(
 
 
 def with_interval(
-    statistic,                # (codes, what else comes of them …, attributes) → dict of tensors
+    statistic,                # (codes, what else comes of them …, attributes, counts (R, N)) → dict of tensors (R, …)
     *arrays: Tensor,          # (N, …), attributes last
     random: torch.Generator,  # of shuffling and bootstrap
     draws: int,               # resamples
 ) -> tuple[dict, dict, dict, dict]:  # value, low, high, shuffled: each name → tensor
     "A dictionary of statistics, the ends of their intervals by the bootstrap's standard deviation, and what shuffled codes give."
     order = torch.randperm(len(arrays[0]), generator=random)
-    value, nothing = statistic(*arrays), statistic(*(array[order] for array in arrays[:-1]), arrays[-1])
-    names, sizes = list(value), [len(value[name]) for name in value]
-    drawn = bootstrap(lambda *rows: torch.cat(list(statistic(*rows).values())), *arrays, generator=random, draws=draws)
-    reach = dict(zip(names, (1.96 * drawn.double().std(0)).split(sizes)))
-    low, high = ({name: value[name] + sign * reach[name] for name in names} for sign in (-1, 1))
-    return value, low, high, nothing
+    once = torch.ones(1, len(order), dtype=torch.float64)
+    found = statistic(*arrays, torch.cat([once, resampled_counts(len(order), random, draws)]))
+    nothing = statistic(*(array[order] for array in arrays[:-1]), arrays[-1], once)
+    value, shuffled = ({name: numbers[0] for name, numbers in results.items()} for results in (found, nothing))
+    low, high = ({name: value[name] + sign * 1.96 * numbers[1:].std(0) for name, numbers in found.items()} for sign in (-1, 1))
+    return value, low, high, shuffled
 
 
 def as_score(
@@ -231,20 +252,20 @@ def disentanglement_scores(
     guesses = {k: class_guesses(codes, attributes[:, k]) for k in discrete_columns(attributes, bins)}
     odd = slice(1, None, 2) if guesses else slice(None)
 
-    def numbers(z, a):
-        found = disentanglement_numbers(z, a, place, bins)
-        return {**found, "mean": torch.stack([found[name].nanmean() for name in MEANS])}
+    def numbers(z, a, resamples):
+        found = disentanglement_numbers(z, a, place, bins, resamples)
+        return {**found, "mean": torch.stack([found[name].nanmean(1) for name in MEANS], 1)}
     def leads(z, *rest):
-        *guessed, a = rest
-        sap = separated(predictability(z, a, dict(zip(guesses, guessed))))
-        return {"sap": sap, "mean": sap.mean()[None]}
+        *guessed, a, resamples = rest
+        sap = torch.stack([separated(predictability(z, a, dict(zip(guesses, guessed)), counts)) for counts in resamples])
+        return {"sap": sap, "mean": sap.mean(1, keepdim=True)}
     found = with_interval(numbers, codes, attributes, random=random, draws=draws)
     lead = with_interval(leads, codes[odd], *guesses.values(), attributes[odd], random=random, draws=draws)
     n = len(codes)
     each = {name: {**{score: as_score(found, score, k, n) for score in PER_ATTRIBUTE}, "sap": as_score(lead, "sap", k, len(codes[odd]))} for k, name in enumerate(names)}
     overall = {name: as_score(found, "mean", i, n) for i, name in enumerate(MEANS)} | {"sap": as_score(lead, "mean", 0, len(codes[odd]))}
     classes = binned(codes, bins), binned(attributes, bins)
-    return {"overall": overall, "attributes": each, "names": list(names), "dimensions": kept, "own": own, "spearman": correlations(ranks(codes), ranks(attributes)).T,
+    return {"overall": overall, "attributes": each, "names": list(names), "dimensions": kept, "own": own, "spearman": correlations(ranks(levels(codes)), ranks(levels(attributes))).T,
             "mutual_information": binned_information(*classes, bins)[0].T, "bins": bins, "bias_of_information": (bins - 1)**2 / 2 / n}
 
 # %% ../../nbs/evaluate/11_disentanglement.ipynb #596fa6c5

@@ -14,11 +14,12 @@ from itertools import combinations
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..core.seeds import generator as make_generator
 from ..core.spec import DesignSpec
 from ..data.designs import Designs
-from .scores import Score, mean_score, statistic_score
+from .scores import Score, mean_score, percentile_interval, resampled_counts
 from ..plot.figures import plot_figure
 from ..plot.pictures import PALETTE, colour, difference
 from ..plot.sheets import component_notes, difference_note, sheet
@@ -81,27 +82,34 @@ def overlaps(
 
 # %% ../../nbs/evaluate/04_drawings.ipynb #8e767369
 def wasserstein(
-    a: Tensor,  # (n,); NaN are left out
-    b: Tensor,  # (m,)
-) -> Tensor:    # () in the unit of the numbers; NaN where a side is empty
-    "1-Wasserstein distance of two samples of numbers."
-    a, b = (values[~values.isnan()].double().sort().values for values in (a, b))
-    if len(a) == 0 or len(b) == 0: return torch.tensor(float("nan"), dtype=torch.float64)
-    steps = torch.cat([a, b]).sort().values
-    below = [torch.searchsorted(values, steps[:-1], right=True) / len(values) for values in (a, b)]
-    return ((below[0] - below[1]).abs() * steps.diff()).sum()
+    a: Tensor,  # (n, K); NaN are left out
+    b: Tensor,  # (m, K)
+    first: Tensor | None = None,   # (R, n) how often each row of a counts, for each of R distances; None: once, for one
+    second: Tensor | None = None,  # (R, m) the same of b
+) -> Tensor:    # (R, K) in the unit of the numbers; NaN where a side is empty
+    "1-Wasserstein distances of two samples of numbers, column by column."
+    first, second = (torch.ones(1, len(values)) if counts is None else counts for values, counts in ((a, first), (b, second)))
+    counts = torch.stack([F.pad(first.double(), (0, len(b))), F.pad(second.double(), (len(a), 0))])
+    found = []
+    for column in torch.cat([a, b]).double().cpu().T:
+        order = column.argsort()[:(~column.isnan()).sum()]   # NaN come last
+        below, total = counts[:, :, order].cumsum(2), counts[:, :, order].sum(2, keepdim=True)
+        gaps = (below[0] / total[0] - below[1] / total[1])[:, :-1].abs()
+        found.append(torch.where((total > 0).all(0)[:, 0], (gaps * column[order].diff()).sum(1), torch.nan))
+    return torch.stack(found, 1)
 
 # %% ../../nbs/evaluate/04_drawings.ipynb #7dd83c3b
 def sliced_wasserstein(
     a: Tensor,            # (n, 2) points; rows with NaN are left out
     b: Tensor,            # (m, 2)
+    first: Tensor | None = None,   # (R, n) how often each point of a counts, as for wasserstein
+    second: Tensor | None = None,  # (R, m)
     directions: int = 16, # evenly spaced
-) -> Tensor:              # () in the unit of the points
-    "Sliced 1-Wasserstein distance of two sets of points in the plane."
+) -> Tensor:              # (R,) in the unit of the points
+    "Sliced 1-Wasserstein distances of two sets of points in the plane."
     angles = torch.arange(directions, dtype=torch.float64) * torch.pi / directions
     axes = torch.stack([angles.cos(), angles.sin()])
-    projected = [points.double().cpu() @ axes for points in (a, b)]
-    return torch.stack([wasserstein(projected[0][:, k], projected[1][:, k]) for k in range(directions)]).mean()
+    return wasserstein(a.double().cpu() @ axes, b.double().cpu() @ axes, first, second).mean(1)
 
 # %% ../../nbs/evaluate/04_drawings.ipynb #d9b8fc60
 @dataclass(frozen=True)
@@ -112,10 +120,6 @@ class DrawingMeasures:
     overlaps: Tensor   # (N, pairs)
 
     def __len__(self) -> int: return len(self.pieces)
-
-    def rows(self, index: Tensor) -> "DrawingMeasures":
-        "The designs of an index."
-        return DrawingMeasures(self.centroids[index], self.pieces[index], self.overlaps[index])
 
 
 def measure_drawings(
@@ -139,17 +143,16 @@ def drawing_distances(
     a: DrawingMeasures,  # the first end
     b: DrawingMeasures,  # the other end
     spec: DesignSpec,     # names the components
-) -> dict[str, float]:    # "centroid NAME" (pixels), "pieces NAME" (objects), "overlap NAME & NAME" (IoU), and the mean of each kind
-    "Distance of two sets of drawings in every measure."
-    names, pairs = spec.components, list(combinations(spec.components, 2))
-    found = {f"centroid {name}": sliced_wasserstein(a.centroids[:, c], b.centroids[:, c]) for c, name in enumerate(names)}
-    found |= {f"pieces {name}": wasserstein(a.pieces[:, c], b.pieces[:, c]) for c, name in enumerate(names)}
-    found |= {f"overlap {' & '.join(pair)}": wasserstein(a.overlaps[:, k], b.overlaps[:, k]) for k, pair in enumerate(pairs)}
-    means = {}
-    for kind in ("centroid", "pieces", "overlap"):
-        values = [value for name, value in found.items() if name.startswith(kind + " ")]
-        if values: means[kind] = torch.stack(values).nanmean()
-    return {name: float(value) for name, value in (means | found).items()}
+    first: Tensor | None = None,   # (R, len(a)) which drawings of a count, for each of R distances; None: all, for one
+    second: Tensor | None = None,  # (R, len(b)) the same of b
+) -> dict[str, Tensor]:   # "centroid NAME" (pixels), "pieces NAME" (objects), "overlap NAME & NAME" (IoU), and the mean of each kind, (R,) each
+    "Distances of two sets of drawings in every measure."
+    names, pairs = spec.components, [" & ".join(pair) for pair in combinations(spec.components, 2)]
+    kinds = {"centroid": (names, torch.stack([sliced_wasserstein(a.centroids[:, c], b.centroids[:, c], first, second) for c in range(len(names))], 1)),
+             "pieces": (names, wasserstein(a.pieces, b.pieces, first, second))}
+    if pairs: kinds["overlap"] = pairs, wasserstein(a.overlaps, b.overlaps, first, second)
+    means = {kind: values.nanmean(1) for kind, (_, values) in kinds.items()}
+    return means | {f"{kind} {name}": values[:, k] for kind, (named, values) in kinds.items() for k, name in enumerate(named)}
 
 # %% ../../nbs/evaluate/04_drawings.ipynb #44e704c2
 def drawing_scores(
@@ -161,15 +164,16 @@ def drawing_scores(
 ) -> tuple[dict[str, Score], dict[str, float]]:  # distances by name, and the standard deviation of each floor
     "Distances generated-to-real, each with the distance real-to-real as reference."
     random = make_generator(seed, "evaluate", "drawings")
-    size, values, floors = min(len(real) // 2, len(generated)), [], []
-    for _ in range(splits):
+    size = min(len(real) // 2, len(generated))
+    first, second, drawn = (torch.zeros(splits, len(some), dtype=torch.bool) for some in (real, real, generated))
+    for k in range(splits):
         order = torch.randperm(len(real), generator=random)
-        first, second = real.rows(order[:size]), real.rows(order[size:2 * size])
-        drawn = generated.rows(torch.randperm(len(generated), generator=random)[:size])
-        values.append(drawing_distances(drawn, first, spec)), floors.append(drawing_distances(second, first, spec))
+        first[k, order[:size]], second[k, order[size:2 * size]] = True, True
+        drawn[k, torch.randperm(len(generated), generator=random)[:size]] = True
+    values, floors = drawing_distances(generated, real, spec, drawn, first), drawing_distances(real, real, spec, second, first)
     units, scores, floor_std = {"centroid": "px", "pieces": "objects", "overlap": "IoU"}, {}, {}
-    for name in values[0]:
-        value, floor = (torch.tensor([found[name] for found in results], dtype=torch.float64) for results in (values, floors))
+    for name, value in values.items():
+        floor = floors[name]
         spread = 1.96 * float(value.std(correction=0))
         scores[name] = Score(float(value.mean()), max(float(value.mean()) - spread, 0.0), float(value.mean()) + spread,
                              float(floor.mean()), "real against real", size, "lower", units[name.split(" ")[0]])
@@ -230,10 +234,11 @@ def copying_scores(
 ) -> dict[str, Score]: # "distance" and "copying_share"
     "Score distances to the training set and memorisation, with held-out designs as the reference."
     random = make_generator(seed, "evaluate", "copying")
-    limit = torch.quantile(held_out, 0.05)
+    limit, ordered, middle = torch.quantile(held_out, 0.05), sampled.sort(), (len(sampled) + 1) // 2
+    reached = resampled_counts(len(sampled), random)[:, ordered.indices].cumsum(1) >= middle   # the median of each resample is the first that half of it reaches
+    low, high = percentile_interval(ordered.values[reached.int().argmax(1)])
     return {
-        "distance": statistic_score(torch.median, sampled, generator=random, reference=float(held_out.median()),
-                                    reference_name="held-out designs", unit="RMS grey"),
+        "distance": Score(float(sampled.median()), float(low), float(high), float(held_out.median()), "held-out designs", len(sampled), unit="RMS grey"),
         "copying_share": mean_score(sampled < limit, torch.ones_like(sampled, dtype=torch.bool), random, reference=0.05,
                                     reference_name="held-out designs", better="lower"),
     }

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..blocks.frechet import frechet_distance
 from ..core.errors import DataError, EpureError
+from ..core.paths import user_path
 from ..core.seeds import generator as make_generator
 from ..data.designs import as_bytes
 from .scores import Score
@@ -80,7 +81,7 @@ def inception_network(
     weights: str | Path | None = None,  # their file; None: torch's cache
 ) -> FeatureNetwork:
     "Inception through torchmetrics; raises EpureError where its weights or its library are missing."
-    path = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE if weights is None else Path(weights).expanduser()
+    path = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE if weights is None else user_path(weights)
     if not path.is_file(): raise EpureError(f"there are no weights of Inception at {path}, copy torch-fidelity's {INCEPTION_FILE} there")
     from torchmetrics.image.fid import NoTrainInceptionV3
     try: network = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(path))

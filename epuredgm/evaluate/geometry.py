@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['SHARES', 'SHARED', 'TELLS', 'ink_positions', 'shape_numbers', 'GeometryReadout', 'with_products', 'shared_parameters',
-           'softened', 'fit_readout', 'parameter_measure', 'concordance', 'telling_pairs', 'pairs_agreement',
-           'agreement_scores', 'completion_agreement', 'geometry_looks', 'geometry_scores', 'geometry_figure']
+           'softened', 'fit_readout', 'parameter_measure', 'concordance_of', 'concordance', 'telling_pairs',
+           'pairs_agreement', 'agreement_score', 'agreement_scores', 'completion_agreement', 'geometry_looks',
+           'geometry_scores', 'geometry_figure']
 
 # %% ../../nbs/evaluate/09_geometry.ipynb #f59e788f
 from collections.abc import Callable, Sequence
@@ -21,7 +22,8 @@ from ..data.designs import Designs
 from ..data.toy_epures import COMPONENTS, PARAMETERS, ink_of, without_haze
 from .coherence import number_in, observed_choices, view_look
 from .completion import Look, draw_completions
-from .scores import Score, mean_score, statistic_score
+from .conditions import pair_sums
+from .scores import Score, mean_score, sums_score
 from ..plot.figures import plot_figure
 
 # %% ../../nbs/evaluate/09_geometry.ipynb #0763030c
@@ -145,15 +147,19 @@ def parameter_measure(
     return measure
 
 # %% ../../nbs/evaluate/09_geometry.ipynb #9ce4d4ed
+def concordance_of(
+    n: Tensor, a: Tensor, b: Tensor, aa: Tensor, bb: Tensor, ab: Tensor, error: Tensor, *others: Tensor,  # sums of pair_sums, any shape
+) -> Tensor:  # in [−1, 1]; NaN where nothing varies
+    "Lin's concordance from sums over pairs."
+    return 2 * (ab - a * b / n) / (aa - a * a / n + bb - b * b / n + error * error / n)
+
+
 def concordance(
     a: Tensor,  # (N, M) readings; NaN where nothing could be read
     b: Tensor,  # (N, M)
 ) -> Tensor:    # (M,) in [−1, 1]
     "Lin's concordance of each column; NaN where nothing varies."
-    both = ~(a.isnan() | b.isnan())
-    a, b = (torch.where(both, values.double(), torch.nan) for values in (a, b))
-    da, db = a - a.nanmean(0), b - b.nanmean(0)
-    return 2 * (da * db).nanmean(0) / (da.square().nanmean(0) + db.square().nanmean(0) + (a.nanmean(0) - b.nanmean(0)).square())
+    return concordance_of(*(term.sum(0) for term in pair_sums(a, b)))
 
 # %% ../../nbs/evaluate/09_geometry.ipynb #b7c9b519
 def telling_pairs(
@@ -176,6 +182,15 @@ def pairs_agreement(
     return concordance(a, b).nanmean()
 
 
+def agreement_score(
+    a: Tensor,   # (N, M) readings
+    b: Tensor,   # (N, M)
+    **fields,    # of sums_score: generator, reference, …
+) -> Score:
+    "Score the mean concordance over what is compared."
+    return sums_score(lambda *sums: concordance_of(*sums).nanmean(-1), *pair_sums(a, b), **fields)
+
+
 def agreement_scores(
     read: Tensor,           # (n, C, P) of samples
     real: Tensor,           # (N, C, P) of held-out designs
@@ -188,7 +203,7 @@ def agreement_scores(
     for name in ("all", *(SHARED[p] for p in pairs[:, 2].unique())):
         i, j, p = (pairs if name == "all" else pairs[pairs[:, 2] == SHARED.index(name)]).T
         floor = float(pairs_agreement(real[:, i, p], real.roll(1, 0)[:, j, p]))
-        found[name] = statistic_score(pairs_agreement, read[:, i, p], read[:, j, p], generator=random, reference=float(pairs_agreement(real[:, i, p], real[:, j, p])),
+        found[name] = agreement_score(read[:, i, p], read[:, j, p], generator=random, reference=float(pairs_agreement(real[:, i, p], real[:, j, p])),
                                       reference_name=f"real designs; shuffled {floor:.2f}", better="higher")
     drawn = ~read.isnan().any(2)
     return found | {"readable": mean_score(drawn.double().mean(1), torch.ones(len(drawn), dtype=torch.bool), random, reference=float((~real.isnan().any(2)).double().mean()),
@@ -214,7 +229,7 @@ def completion_agreement(
         ceiling, floor = float(pairs_agreement(a["real"], b["real"])), float(pairs_agreement(a["real"], b["real"].roll(1, 0)))
         beside = {"reference": ceiling, "reference_name": f"real designs; shuffled {floor:.2f}", "better": "higher"}
         if len(choices) == 1: return {way: Score(float(pairs_agreement(a[way], b[way])), n=len(a[way]), **beside) for way in ("mean", "sample")}
-        return {way: statistic_score(pairs_agreement, a[way], b[way], generator=random, **beside) for way in ("mean", "sample")}
+        return {way: agreement_score(a[way], b[way], generator=random, **beside) for way in ("mean", "sample")}
 
     for size in sorted({len(shown) for shown in seen}): by_number[f"given {size}"] = both_ways([shown for shown in seen if len(shown) == size])
     for shown in seen:
@@ -225,7 +240,7 @@ def completion_agreement(
 def geometry_looks(
     run,                         # as for view_look
     readout: GeometryReadout,    # of fit_readout
-    n: int = 8,                  # completions of each design, see view_look
+    n: int = 4,                  # completions of each design, see view_look
     designs: int | None = 300,   # the first so many
 ) -> list[Look]:                 # "read" (N, C, P)
     "Look at the completions from every choice of components as the readout measures them."

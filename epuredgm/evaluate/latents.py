@@ -10,11 +10,11 @@ __all__ = ['aggregated_moments', 'kl_moments', 'fit_line', 'squares', 'r_squared
 import torch
 from torch import Tensor
 
-from ..blocks.aggregated import active_units
+from ..blocks.aggregated import ACTIVE_VARIANCE, active_units
 from ..blocks.gaussians import DiagonalNormal
 from ..blocks.joint_gaussians import JointNormal, correlation, joint_kl
 from ..core.seeds import generator as make_generator
-from .scores import Score, bootstrap, bootstrap_sums, mean_score, statistic_score
+from .scores import Score, bootstrap_sums, mean_score, resampled_counts, sums_score
 from ..models.contract import LatentVariableModel
 from ..plot.figures import plot_figure
 from ..plot.pictures import PALETTE
@@ -23,11 +23,13 @@ from ..plot.pictures import PALETTE
 def aggregated_moments(
     mean: Tensor,    # (N, D) posterior means over a data set
     logvar: Tensor,  # (N, D) natural log of the posterior variances
+    counts: Tensor | None = None,  # (N,) how often each design comes; None: once
 ) -> tuple[Tensor, Tensor]:  # mean (D,) and covariance (D, D) of the aggregated posterior, float64
     "First two moments of the codes of the data."
     mean, variance = mean.double(), logvar.double().exp()
-    centred = mean - mean.mean(0)
-    return mean.mean(0), centred.T @ centred / len(mean) + torch.diag(variance.mean(0))
+    share = torch.full_like(mean[:, 0], 1 / len(mean)) if counts is None else counts.to(mean) / counts.sum()
+    centred = mean - share @ mean
+    return share @ mean, (share[:, None] * centred).T @ centred + torch.diag(share @ variance)
 
 
 def kl_moments(
@@ -104,8 +106,8 @@ def prior_score(
     prior: Tensor | None = None,  # (D, D) covariance of the prior, float64; None: the identity
 ) -> Score:
     "KL of the codes of the data to the prior, by their first two moments, corrected for the number of codes."
-    distance = lambda means, logvars: kl_moments(*aggregated_moments(means, logvars), prior)
-    value, drawn = distance(mean, logvar), bootstrap(distance, mean, logvar, generator=random)
+    def distance(counts=None): return kl_moments(*aggregated_moments(mean, logvar, counts), prior)
+    value, drawn = distance(), torch.stack([distance(counts) for counts in resampled_counts(len(mean), random)])
     low, middle, high = (max(float(2 * value - found), 0.0) for found in (drawn.quantile(0.975), drawn.mean(), drawn.quantile(0.025)))
     return Score(middle, low, high, 0.0, "codes as the prior", len(mean), "lower", "nats")
 
@@ -122,13 +124,14 @@ def latent_scores(
     mean, logvar = posterior.mean, posterior.logvar
     per_dimension = posterior.kl_per_dimension()
     every = torch.ones(len(mean), dtype=torch.bool)
-    count = lambda means: active_units(means).double().sum()
+    def count(n, total, square): return ((square - total.square() / n) / n > ACTIVE_VARIANCE).double().sum(-1)
+    centred = mean.double() - mean.double().mean(0)
     moments = aggregated_moments(mean, logvar)
     spread = moments[1].diagonal().sqrt()
     correlation = moments[1] / spread[:, None] / spread[None] - torch.eye(len(spread), dtype=spread.dtype)
     return {
         "kl": mean_score(per_dimension.sum(1) if nats is None else nats, every, random, unit="nats", reference=1.0, reference_name="collapse"),
-        "active_units": statistic_score(count, mean, generator=random, reference=float(mean.shape[1]), reference_name="latent dimensions"),
+        "active_units": sums_score(count, every[:, None], centred, centred.square(), generator=random, reference=float(mean.shape[1]), reference_name="latent dimensions"),
         "kl_to_prior": prior_score(mean, logvar, random, correlations),
         "kl_per_dimension": per_dimension.mean(0), "active": active_units(mean), "mean_variance": mean.var(0),
         "aggregated_mean": moments[0], "aggregated_std": spread, "strongest_correlation": correlation.abs().max(),

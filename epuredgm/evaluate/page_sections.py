@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import DataError, EpureError
+from ..core.paths import user_path
 from ..core.seeds import generator as make_generator
 from ..data.designs import DesignSet, Designs
 from ..data.layout_trees import read_tree
@@ -35,7 +36,7 @@ def page_layouts(
     trees: str | Path | None = None,  # folder of JSON files named as the pages; None: those that the pages came with
 ) -> tuple[list[np.ndarray | None], list[str]]:  # boxes of each page, None where it has no tree; what is wrong with files
     "The layouts of pages."
-    folder, found, problems = None if trees is None else Path(trees).expanduser(), [], []
+    folder, found, problems = None if trees is None else user_path(trees), [], []
     if folder is not None and not folder.is_dir(): raise DataError(f"{trees}: {'this is a file' if folder.exists() else 'there is no such folder'}, give the folder that the pages were rendered from")
     if folder is not None and not any((folder / f"{name}.json").is_file() for name in designs.names):
         raise DataError(f"{trees}: there is no layout tree of any of {len(designs)} pages here, such as {designs.names[0]}.json, give the folder that the pages were rendered from")

@@ -22,21 +22,24 @@ from torch import Tensor
 
 from ..core.config import Config, load_config
 from ..core.errors import ConfigError, DataError, RunError, listing, near_miss
-from ..core.runs import RunFolder, atomic_write, changes
+from ..core.paths import user_path
+from ..core.runs import RunFolder, atomic_write, changes, make_folder
 from ..core.seeds import generator, key_seed
 from ..core.spec import DesignSpec
 from ..data.attributes import AttributesConfig, RunDataConfig, open_pictures
-from ..data.designs import Batch, Designs, Splits, build_data, positions
+from ..data.designs import Batch, Designs, Splits, build_data, digest_of, positions
 from ..data.folders import FolderConfig, folder_like, load_all
 from .latents import r_squared_of, squares
 from .scores import Score, bootstrap_sums, plain, text_table
 from ..models.contract import LatentVariableModel
 from ..models.regression_head import (
     FrozenVAE, VAELatentRegressor, check_target_statistics, flattened_latents, target_statistics, weights_digest)
+from ..plot.figures import png
 from ..train.checkpoints import decode_state, encode_state, load_chosen, restore
 from ..train.loop import Outcome, train_model
 from ..train.precision import resolve_device
 from ..train.run import Run, load_run
+from ..train.sampler import own_torch
 from ..train.trackers import make_trackers
 
 # %% ../../nbs/evaluate/12_regression.ipynb #0bafbf90
@@ -48,12 +51,12 @@ def run_and_checkpoint(
     key: str,           # which configuration key or option names it, for messages
 ) -> tuple[Path, str | int]:  # the run's folder; "best", "latest" or a step
     "Find the run, and the checkpoint, that a path means; RunError where it means none."
-    path = Path(path).expanduser()
+    path = user_path(path)
     if path.is_file() and path.name in ("model.safetensors", "ema.safetensors", "state.pt", "manifest.json"): path = path.parent
     if path.is_file() and path.name == "config.yaml": path = path.parent
     for run, which in ((path, "best"), (path.parent, "best"), (path.parent.parent, path.name.removeprefix("step-"))):
         inside = run == path or path.name == "checkpoints" or path.parent.name == "checkpoints"
-        if inside and (run / "config.yaml").is_file() and path.exists(): return run, int(which) if which.isdigit() else which
+        if inside and (run / "config.yaml").is_file() and path.exists(): return run, which
     expected = "the folder of a run that epuredgm train made was expected, or one of its checkpoints, such as runs/vae or runs/vae/checkpoints/latest"
     around = next((folder for folder in path.parents if (folder / "config.yaml").is_file()), None)
     if around is not None: expected = f"{around} is a run, give that folder, or one of its checkpoints"
@@ -75,9 +78,9 @@ def open_vae(
     if not isinstance(run.model, LatentVariableModel):
         raise RunError(f"vae.checkpoint: {path} is a run of {run.config.model.type}, which has no latents to read: give one of a model that encodes")
     if source.config_file is None: return run
-    if not Path(source.config_file).expanduser().is_file():
+    if not user_path(source.config_file).is_file():
         raise RunError(f"vae.config_file: {source.config_file} is not there: correct it, or leave it out, since {path} knows its own configuration")
-    asked = load_config(Path(source.config_file).expanduser())
+    asked = load_config(user_path(source.config_file))
     different = {key: pair for key, pair in changes(asked.model_dump(mode="json"), run.config).items() if key.startswith("model.")}
     if different:
         key, (there, here) = next(iter(different.items()))
@@ -190,6 +193,10 @@ class LatentTable:
         "Take all rows in order, `batch_size` at a time."
         for start in range(0, len(self), batch_size): yield self.batch(slice(start, start + batch_size))
 
+    def digest(self) -> str:
+        "Digest names, latents and targets."
+        return digest_of(self.names, self.images, self.attributes)
+
     def batch(self, indices, device=None, epoch=None) -> Batch:
         "Take some rows, the same in every epoch; `x` is (B, D)."
         names = None
@@ -270,6 +277,7 @@ def fit_ridge(
     return Ridge(weight, bias, level, torch.as_tensor(fitted.alpha_).reshape(-1))
 
 # %% ../../nbs/evaluate/12_regression.ipynb #165b49b9
+@own_torch()
 def build_head(
     config: Config,     # of a head
     vae: Run,
@@ -342,7 +350,7 @@ def load_head(
     config = load_config(folder.path / "config.yaml")
     if config.model.type != "regression_head":
         raise RunError(f"{folder.path} is a run of {config.model.type} where a regression head was expected: train one with epuredgm regress train")
-    design, device = folder.read_json("design.json"), resolve_device("auto" if device is None else str(device))
+    design, device = folder.read_json("design.json", "spec", "statistics", "latent_dim", "vae"), resolve_device("auto" if device is None else str(device))
     if vae is None: vae = open_vae(config.model.vae, device)
     if weights_digest(vae.model) != design["vae"]["sha256"]:
         raise RunError(f"{vae.path}: the weights of this VAE are not those that the head in {folder.path} was trained on (their SHA-256 differs): "
@@ -357,6 +365,7 @@ def load_head(
     return HeadRun(folder.path, config, model.to(device).eval(), vae, ridge, saved.step, device=device)
 
 # %% ../../nbs/evaluate/12_regression.ipynb #7e816ec0
+@own_torch()
 def train_head(
     config: Config,           # whose model is a regression_head
     resume: bool = False,     # go on with the run in config.run_dir
@@ -372,10 +381,11 @@ def train_head(
     statistics = target_statistics(data.targets, config.model.targets, config.model.target_norm, data.splits.source)
     model = build_head(config, vae, data.latents.shape[1], statistics, data.cached)
     model.see_latents(data.latents)
+    begun = resume and RunFolder(config.run_dir).steps
     with RunFolder.create(config.run_dir, config, resume=resume, overwrite=overwrite) as folder:
-        write_head_facts(folder, model, vae, data, statistics, digest)
+        if not begun: write_head_facts(folder, model, vae, data, statistics, digest)
         outcome = train_model(model, data.training, config, folder, make_trackers(config, folder), resume=resume, progress=progress,
-                              after_signal=f"and this goes on from it: epuredgm regress train -c {folder.path} --resume")
+                              after_signal=f"and this goes on from it: epuredgm regress train -c {folder.path} --resume", depends={"the VAE": digest})
         if weights_digest(model.encoder) != digest: raise RunError(f"{folder.path}: the weights of the frozen VAE have changed during training, which is a defect: report it")
         folder.write_json("design.json", folder.read_json("design.json") | {"vae_unchanged": True})
     best = (folder.path / "checkpoints" / "best").exists()
@@ -409,7 +419,7 @@ def head_designs(
     measured: bool = True,                # whether the designs' targets are needed
 ) -> tuple[Designs, dict, str]:           # designs, statistics of their columns, where they come from
     "Designs to measure a head on, or to apply it to; raises DataError where they don't fit."
-    data = head.config.data
+    data, input_dir = head.config.data, None if input_dir is None else user_path(input_dir)
     if isinstance(data, RunDataConfig): data = RunFolder.open(data.run_dir).read_config().data
     if input_dir is None:
         if head.data is None: head.data = build_data(head.config.data, RunFolder.open(head.path).read_json("design.json")["statistics"] or None)
@@ -460,12 +470,10 @@ def evaluate_head(
     report |= {"targets": list(head.targets), "n": len(designs), "source": source, "step": head.step, "ridge_penalty": head.ridge.penalty.tolist(),
                "arguments": {"input_dir": input_dir, "output_dir": output_dir, "batch_size": batch_size, "num_samples": num_samples, "seed": seed, **arguments},
                "files": designs.names}
-    folder = Path(head.path / "eval" if output_dir is None else output_dir).expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = RunFolder(head.path).folder("eval") if output_dir is None else user_path(output_dir)
+    make_folder(folder)
     if draw is not None:
-        drawn = io.BytesIO()
-        draw(measured, predicted, head.targets).savefig(drawn, format="png")
-        atomic_write(folder / "predictions.png", drawn.getvalue())
+        atomic_write(folder / "predictions.png", png(draw(measured, predicted, head.targets)))
     atomic_write(folder / "metrics.json", json.dumps(plain(report), indent=2))
     return report
 
@@ -518,8 +526,8 @@ def predict_designs(
     designs, _, _ = head_designs(head, input_dir, num_samples, measured=False)
     _, predicted = head_predictions(head, designs, batch_size)
     found = {name: dict(zip(head.targets, row)) for name, row in zip(designs.names, predicted.tolist())}
-    folder = Path(head.path / "inference" if output_dir is None else output_dir).expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = RunFolder(head.path).folder("inference") if output_dir is None else user_path(output_dir)
+    make_folder(folder)
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows([["filename", *head.targets], *([name, *values.values()] for name, values in found.items())])
     atomic_write(folder / "predictions.csv", text.getvalue())
@@ -532,7 +540,7 @@ def head_configuration(
     overrides: Sequence[str] = (),  # "training.lr=1e-3"
 ) -> Config:
     "The configuration of a head; raises ConfigError where it is one of something else."
-    path = Path(path)
+    path = user_path(path)
     if path.is_dir(): path = path / "config.yaml"
     config = load_config(path, overrides)
     if config.model.type != "regression_head": raise ConfigError(f"{path}: model.type: is {config.model.type} where regression_head was expected, epuredgm train takes it")
@@ -546,9 +554,9 @@ def open_head(
 ) -> HeadRun:
     "A trained head by its configuration; raises RunError where there is none, and DataError where the file asks for other targets."
     config, which, where = head_configuration(path), "best", None
-    if checkpoint in ("best", "latest") or checkpoint is not None and checkpoint.isdigit(): which = int(checkpoint) if checkpoint.isdigit() else checkpoint
+    if checkpoint in ("best", "latest") or checkpoint is not None and checkpoint.isascii() and checkpoint.isdigit(): which = checkpoint
     elif checkpoint is not None: where, which = run_and_checkpoint(checkpoint, "--checkpoint")
-    where = Path(config.run_dir).expanduser() if where is None else where
+    where = user_path(config.run_dir) if where is None else where
     if not (where / "config.yaml").is_file(): raise RunError(f"{where} holds no head yet: train it with epuredgm regress train -c {path}, or give --checkpoint")
     head = load_head(where, which, vae=open_vae(config.model.vae, resolve_device("auto")))
     check_target_statistics(head.statistics, config.model.targets, f"{path} against {where / 'target_norm_stats.json'}")

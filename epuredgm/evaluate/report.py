@@ -180,7 +180,7 @@ def page(
     paper, file = Image.new("RGB", (int(left[-1]), max(heights)), "white"), BytesIO()
     for x, stack in zip(left, stacks):
         for y, picture in stack: paper.paste(picture, (int(x), y))
-    paper.save(file, "PNG", optimize=True)
+    paper.save(file, "PNG")
     return file.getvalue()
 
 # %% ../../nbs/evaluate/17_report.ipynb #298417ae
@@ -225,7 +225,7 @@ def context_of_designs(
     run: Run,
     data: str | Path | Designs | None,  # as for evaluate
     n: int,             # designs, at most
-    completions: int,   # of each design
+    completions: int,   # of each design, whose mean is judged
     seed: int,          # of the choice of designs
     classifiers,        # as for evaluate
     features,           # as for evaluate
@@ -236,7 +236,7 @@ def context_of_designs(
     designs, note = held_out(run, data, n, seed)
     judge, network, known = judges(run, designs, classifiers, features)
     samplers = usual_samplers(run, ("aggregated", "prior")) if samplers is None else tuple(samplers)
-    return Context(run, designs, Draws(len(designs), completions), seed, samplers=samplers, classifiers=judge, network=network, **fields), note | known
+    return Context(run, designs, Draws(len(designs), min(completions, 2)), seed, completions=completions, samplers=samplers, classifiers=judge, network=network, **fields), note | known
 
 
 def context_of_pages(
@@ -262,7 +262,7 @@ def evaluate(
     data: str | Path | Designs | None = None,  # None: the run's held-out split; a folder of the same layout; or designs
     n: int = 1000,                       # designs or pages looked at, and samples of designs, at most
     seed: int = 0,                       # of the choice of designs, samples, completions, bootstrap and splits
-    completions: int = 8,                # of each design, at most
+    completions: int = 8,                # of each design, whose mean is judged; at most two are drawn
     samplers: Sequence[str] | None = None,  # None: aggregated and prior, or what the model has
     batch_size: int = 250,               # designs at a time
     mirror: str | None = None,           # the edge that is the axis of half-sections, for pictures
@@ -281,6 +281,7 @@ def evaluate(
 ) -> dict:                               # title, data, arguments, draws, metrics, skipped, seconds, designs, files: what metrics.json holds
     "Measure a run on designs that it has not seen; `EpureError` where the data do not fit the run."
     if isinstance(run, (str, Path)): run = load_run(run)
+    if write: RunFolder.open(run.path).folder("eval")  # what can't be written is told before minutes of measuring
     started, of_pages, common = time.monotonic(), trees is not None or isinstance(run.data.val, VariableSizeDataset), {"batch_size": batch_size, "mirror": mirror}
     arguments = {"n": n, "seed": seed, "completions": completions, "batch_size": batch_size, "sections": sections}
     if of_pages:

@@ -18,7 +18,7 @@ from ..core.spec import DesignSpec
 from ..data.augmentation import erase
 from ..evaluate.page_sections import page_tiles
 from ..evaluate.pages import common_size, nearest_rows, page_ssim, pages_at, resized, without_padding
-from ..evaluate.scores import Score, statistic_score
+from ..evaluate.scores import Score, mean_score, ratio, sums_score
 from .interpolation import Walk, walk, walk_pictures
 from .latent_space import LatentSpace, attribute_of, check_indices, check_several
 from ..plot.pictures import observed_pictures
@@ -160,9 +160,9 @@ def interpolation_scores(
         found = [realness(archetype_walk(space, pair, steps, way, label), real) for pair in ways]
         for name, usual in (("distance", 1.), ("similarity", real.usual_similarity)):
             inner = torch.stack([values[name][1:-1].double().nanmean() for values in found])
-            scores.setdefault(sort, {})[name] = statistic_score(torch.nanmean, inner, generator=random, reference=usual, reference_name="a page and the next one", better="" if name == "distance" else "higher")
-    own = walk(space, list(range(min(60, len(space)))), 2)   # a way with pages alone
-    scores["pages' reconstructions"] = {"similarity": statistic_score(torch.nanmean, realness(own, real)["similarity"].double(), generator=random, reference=real.usual_similarity, reference_name="a page and the next one", better="higher")}
+            scores.setdefault(sort, {})[name] = mean_score(inner, ~inner.isnan(), random, reference=usual, reference_name="a page and the next one", better="" if name == "distance" else "higher")
+    own = realness(walk(space, list(range(min(60, len(space)))), 2), real)["similarity"]   # a way with pages alone
+    scores["pages' reconstructions"] = {"similarity": mean_score(own, ~own.isnan(), random, reference=real.usual_similarity, reference_name="a page and the next one", better="higher")}
     return scores
 
 # %% ../../nbs/explore/13_archetypes.ipynb #9b4a04b2
@@ -239,6 +239,5 @@ def inpainting_scores(
 ) -> dict[str, Score]:          # error in the hole, in units of each floor's
     "Score a model's error in holes against the page's background and the mean of what is seen."
     errors, random = torch.tensor([hole.error for hole in holes], dtype=torch.float64), make_generator(seed, "explore", "inpainting")
-    def ratio(error, floor): return error.sum()/floor.sum()
-    return {f"error, {name} = 1": statistic_score(ratio, errors, torch.tensor([hole.floors[name] for hole in holes], dtype=torch.float64), generator=random, reference=1., reference_name=name, better="lower")
+    return {f"error, {name} = 1": sums_score(ratio, errors, torch.tensor([hole.floors[name] for hole in holes], dtype=torch.float64), generator=random, reference=1., reference_name=name, better="lower")
             for name in ("background", "mean of the rest")}

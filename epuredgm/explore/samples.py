@@ -6,8 +6,8 @@
 __all__ = ['LATENT', 'COMPLETION', 'USED_BY', 'UNFINISHED', 'sampling_options', 'refuse_unused', 'named_components',
            'observed_components', 'read_conditions', 'chunks', 'draw_new', 'draw_completions', 'source_designs',
            'refuse_unobserved', 'warn_if_far', 'asked_conditions', 'Drawn', 'new_designs', 'completed_designs',
-           'shown_mirror', 'drawn_sheet', 'sample_table', 'layout_table', 'refuse_occupied', 'clear_samples',
-           'whole_or_nothing', 'made_folder', 'Samples', 'write_samples', 'sample_to_folder']
+           'shown_mirror', 'drawn_sheet', 'sample_table', 'layout_table', 'samples_folder', 'refuse_occupied',
+           'clear_samples', 'whole_or_nothing', 'made_folder', 'Samples', 'write_samples', 'sample_to_folder']
 
 # %% ../../nbs/explore/03_samples.ipynb #13033a0e
 import csv
@@ -24,7 +24,8 @@ from torch import Tensor
 
 from ..core.config import Config, SamplingConfig, parse_config
 from ..core.errors import DataError, EpureError, listing, near_miss
-from ..core.runs import atomic_write
+from ..core.paths import user_path
+from ..core.runs import atomic_write, leads_out, only_writer
 from ..core.seeds import generator as make_generator
 from ..core.spec import DesignSpec
 from ..data.designs import Designs
@@ -110,7 +111,8 @@ def read_conditions(
     names: Sequence[str],   # K conditions
 ) -> tuple[np.ndarray, tuple[int, ...]]:  # (rows, K) float64 in the units of the data's table; the line of each row in the file
     "The conditions asked for; raises DataError that names the file, the row and the column."
-    if not Path(path).is_file(): raise DataError(f"{path}: there is no such table of conditions, give --conditions_csv the path of a CSV file")
+    path = user_path(path)
+    if not path.is_file(): raise DataError(f"{path}: there is no such table of conditions, give --conditions_csv the path of a CSV file")
     table = read_table(path)
     for name in names:
         if name not in table.header:
@@ -335,6 +337,18 @@ def layout_table(
     return Path(getattr(data, "condition_csv", None) or "performances.csv").name
 
 
+def samples_folder(
+    run_path: Path,          # of a run, from wherever it comes
+    options: SamplingConfig,  # of its section
+) -> Path:
+    "Choose where a mode's samples go unless `output_dir` says; EpureError for a run that would have them written elsewhere than in it or below the current folder."
+    if options.samples_dir is None: return run_path / "samples" / options.mode
+    folder = user_path(options.samples_dir)
+    if leads_out(".", folder) and leads_out(run_path, folder.absolute()):
+        raise EpureError(f"sampling.samples_dir of this run is {folder}, neither in the run nor below this folder: give --output_dir {folder / options.mode} if that is meant")
+    return folder / options.mode
+
+
 def refuse_occupied(
     folder: Path,     # where samples are to go
     table: str,       # what the table of designs is called there
@@ -459,9 +473,9 @@ def sample_to_folder(
     if conditions_csv is not None and asked.get("mode") is None: asked["mode"] = "conditional"
     options = sampling_options(run.config, **asked)
     refuse_unused(options.mode, [name for name, value in given.items() if value is not None])
-    folder = Path(output_dir) if output_dir else Path(options.samples_dir or run.path / "samples") / options.mode
+    folder = user_path(output_dir) if output_dir else samples_folder(run.path, options)
     refuse_occupied(folder, layout_table(run.config.data), overwrite)  # before anything is drawn
-    with made_folder(folder):
+    with made_folder(folder), only_writer(folder):
         if options.mode in LATENT: drawn = new_designs(run, options, data, conditions_csv, asked.get("num_samples"))
         else:
             observed = observed_components(options, run.spec, mask_component)

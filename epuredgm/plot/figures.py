@@ -4,6 +4,8 @@
 
 # %% ../../nbs/plot/01_figures.ipynb #f061836f
 from __future__ import annotations
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from io import BytesIO
 from typing import TYPE_CHECKING
@@ -11,7 +13,7 @@ import numpy as np
 if TYPE_CHECKING: from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['blank_figure', 'png', 'pixels_of', 'plot_figure']
+__all__ = ['blank_figure', 'without_tex', 'png', 'pixels_of', 'plot_figure']
 
 # %% ../../nbs/plot/01_figures.ipynb #f5e46a0b
 def blank_figure(
@@ -24,13 +26,23 @@ def blank_figure(
     figure._repr_png_ = partial(png, figure)
     return figure
 
+@contextmanager
+def without_tex(
+    figure:"Figure",
+) -> Iterator[None]:
+    "Write a figure's words by matplotlib itself, where a user's matplotlibrc asks LaTeX: names of files and columns are not LaTeX."
+    from matplotlib import rc_context
+    from matplotlib.text import Text
+    for text in figure.findobj(Text): text.set_usetex(False)
+    with rc_context({"text.usetex": False}): yield
+
 def png(
     figure:"Figure",
     scale:int=1,    # screen pixels become scale × scale pixels of the file
 ) -> bytes:
     "A figure as a PNG file."
     buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=100*scale, metadata={"Software": None})
+    with without_tex(figure): figure.savefig(buffer, format="png", dpi=100*scale, metadata={"Software": None})
     return buffer.getvalue()
 
 def pixels_of(
@@ -39,7 +51,7 @@ def pixels_of(
     "A figure as it looks."
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()
+    with without_tex(figure): canvas.draw()
     return np.array(canvas.buffer_rgba())[..., :3]
 
 # %% ../../nbs/plot/01_figures.ipynb #3449348d

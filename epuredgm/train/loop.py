@@ -22,10 +22,11 @@ from ..core.errors import DataError, RunError
 from ..core.runs import RunFolder
 from ..data.designs import Batch, Designs, Splits
 from ..models.contract import LatentVariableModel
-from epuredgm.train.callbacks import (
-    Budget, Callback, Callbacks, Checkpoints, EarlyStopping, LatentMap, MetricLogger, ProgressBar, ReconstructionPictures, SamplePictures,
-    StopSignals, Watch)
+from .callbacks import (
+    Budget, Callback, Callbacks, Checkpoints, EarlyStopping, LatentMap, MetricLogger, ProgressBar, Provenance, ReconstructionPictures, SamplePictures,
+    StopSignals, Watch, machine_of)
 from .checkpoints import list_checkpoints
+from .sampler import own_torch
 from .state import Best, TrainState, Update
 from .trackers import Trackers
 
@@ -206,7 +207,8 @@ def default_callbacks(
 ) -> Callbacks:
     "List the callbacks that a configuration asks for, around those of the user."
     training, tracking, latent = config.training, config.tracking, isinstance(state.model, LatentVariableModel)
-    chosen = Callbacks([StopSignals(training.log_every), Budget(training), *callbacks, MetricLogger(trackers, run, config, data.train.names), Watch(trackers)])
+    logger = MetricLogger(trackers, run, config, data.train.names)
+    chosen = Callbacks([StopSignals(training.log_every), Budget(training), *callbacks, logger, Watch(trackers, logger)])
     if trackers.takes_pictures and latent and tracking.triplets != 0:
         chosen.append(ReconstructionPictures(trackers, data, tracking.triplets, tracking.triplets_every))
     if trackers.takes_pictures and latent and tracking.latent_map: chosen.append(LatentMap(trackers, data.val))
@@ -217,6 +219,7 @@ def default_callbacks(
     return chosen
 
 
+@own_torch()
 def train_model(
     model: torch.nn.Module,  # a GenerativeModel
     data: Splits,
@@ -227,13 +230,16 @@ def train_model(
     resume: bool = False,    # from the latest checkpoint of the run
     progress: bool = True,   # a summary and a bar
     after_signal: str | None = None,  # how to go on after an interruption, ending in a command; None: epuredgm train … --resume
+    depends: dict[str, str] | None = None,  # digests of what else decides the weights, such as a network that is looked through
 ) -> Outcome:
     "Train a model into a run folder; a signal does its work after the checkpoint."
     if not len(data.train) or not len(data.val):
         raise DataError(f"data: expected designs to train on and to validate on, got {len(data.train)} and {len(data.val)}")
     state = TrainState(model, config.training, len(data.train), data.train.buckets)
     main, progress = state.distributed.main, progress and state.distributed.main
+    digests = {"the training split": data.train.digest(), "the held-out split": data.val.digest()} | (depends or {})
     data = data.to(state.device, int(config.training.memory_budget_gb * 1e9))
+    callbacks = [Provenance(run, config, digests, machine_of(state)), *callbacks]
     callbacks = default_callbacks(state, data, config, run, trackers if main and trackers else Trackers(), callbacks, progress)
     if resume: next(each for each in callbacks if isinstance(each, Checkpoints)).resume(state)
     elif list_checkpoints(run.path / "checkpoints"):
@@ -255,4 +261,5 @@ def note_environment(state: TrainState, run: RunFolder) -> None:
     "Write where and in which precision the run computes beside what is known of its environment."
     known = run.read_json("environment.json") if (run.path / "environment.json").exists() else {}
     facts = {"device": str(state.device), "precision": state.precision.name, "processes": state.distributed.world_size, "threads": torch.get_num_threads()}
-    run.write_json("environment.json", known | {"training": facts})
+    (known["resumed"][-1] if known.get("resumed") else known).setdefault("training", facts)  # what the first part computed with stays
+    run.write_json("environment.json", known)

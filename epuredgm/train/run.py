@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TORCH_CACHE', 'build_model', 'digest_of_names', 'other_designs', 'Run', 'load_run', 'check_layout', 'designs_of',
-           'read_features', 'read_pretrained', 'prepared_model', 'train']
+           'feature_file', 'read_features', 'read_pretrained', 'prepared_model', 'train']
 
 # %% ../../nbs/train/11_run.ipynb #084a9abb
 import hashlib
@@ -24,6 +24,7 @@ from ..blocks.gaussians import DiagonalNormal
 from ..blocks.mixture import LatentMixture
 from ..core.config import Config, load_config
 from ..core.errors import DataError, EpureError, RunError, listing
+from ..core.paths import user_path
 from ..core.registry import models
 from ..core.runs import RunFolder
 from ..core.seeds import key_seed
@@ -31,14 +32,16 @@ from ..core.spec import DesignSpec
 from ..data.designs import Designs, Splits, build_data, in_units, standardised
 from ..models.contract import GenerativeModel, LatentVariableModel, check_count
 from .callbacks import Callback
-from .checkpoints import decode_state, list_checkpoints, load_chosen, restore
+from .checkpoints import decode_state, load_chosen, restore
 from .encoding import encode_designs, to_device
 from .loop import Outcome, train_model
 from .plan import plan_epochs, with_epochs
 from .precision import resolve_device
+from .sampler import own_torch
 from .trackers import make_trackers
 
 # %% ../../nbs/train/11_run.ipynb #244bba4b
+@own_torch()
 def build_model(
     config: Config,
     spec: DesignSpec,  # of the data
@@ -189,10 +192,12 @@ def load_run(
     "Open the run in a folder; RunError where there is none, or where its checkpoint is damaged."
     folder = RunFolder.open(path)
     config = load_config(folder.path / "config.yaml")
-    design = folder.read_json("design.json")
+    design = folder.read_json("design.json", "spec", "statistics")
+    try: spec = DesignSpec.from_dict(design["spec"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error: raise RunError(f"{folder.path}/design.json holds no specification of designs ({error}), restore it or train again") from error
     device = resolve_device("auto" if device is None else str(device))
     saved = load_chosen(folder.path / "checkpoints", checkpoint)
-    model = build_model(config, DesignSpec.from_dict(design["spec"]))
+    model = build_model(config, spec)
     restore(model, saved.models["model"] | saved.models.get("ema", {}), saved.path)
     return Run(folder.path, config, model.to(device).eval(), saved.step, design["statistics"], device)
 
@@ -202,7 +207,7 @@ def check_layout(
     spec: DesignSpec,    # of the run
 ) -> None:
     "Raises DataError where a folder isn't there, or holds none of the run's components."
-    path = Path(folder).expanduser()
+    path = user_path(folder)
     wanted = f"give --data the folder that holds {listing(spec.components)}"
     if not path.is_dir(): raise DataError(f"{folder}: {'this is a file' if path.exists() else 'there is no such folder'}, {wanted}")
     there = sorted(entry.name for entry in path.iterdir() if entry.is_dir())
@@ -227,15 +232,22 @@ def designs_of(
 TORCH_CACHE = "torch-cache:"
 
 
+def feature_file(
+    name: str,  # of `feature_paths`
+) -> Path:
+    "Locate the file of a network that is looked through."
+    if name.startswith(TORCH_CACHE): return Path(torch.hub.get_dir(), "checkpoints", name.removeprefix(TORCH_CACHE))
+    return user_path(name)
+
+
 def read_features(
     model: GenerativeModel,
 ) -> dict[str, dict]:  # path → content, of those that were found
     "The files of networks that a training looks through; RunError for one that is named and can't be read. Torch's cache may lack its own."
     contents = {}
     for name in model.feature_paths():
-        cached = name.startswith(TORCH_CACHE)
-        path = Path(torch.hub.get_dir(), "checkpoints", name.removeprefix(TORCH_CACHE)) if cached else Path(name).expanduser()
-        if cached and not path.is_file(): continue
+        path = feature_file(name)
+        if name.startswith(TORCH_CACHE) and not path.is_file(): continue
         try: contents[name] = decode_state(path.read_bytes())
         except OSError as error:
             raise RunError(f"{path}: {(error.strerror or str(error)).lower()}, and {model.feature_key} names it: "
@@ -252,7 +264,7 @@ def read_pretrained(
     "The files that a model starts from, without running anything in them; raises RunError for one that can't be read."
     contents = {}
     for path in model.pretrained_paths():
-        try: contents[path] = decode_state(Path(path).expanduser().read_bytes())
+        try: contents[path] = decode_state(user_path(path).read_bytes())
         except OSError as error:
             raise RunError(f"{path}: {(error.strerror or str(error)).lower()}, and the configuration names it as trained already: "
                            "train it first, or leave it out of the configuration") from error
@@ -276,6 +288,7 @@ def prepared_model(
     return model
 
 
+@own_torch()
 def train(
     config: Config,
     resume: bool = False,  # go on with the run in config.run_dir
@@ -286,16 +299,20 @@ def train(
     "Train a configuration and give back the run; raises what its data, its folder or its training find wrong."
     if config.run_dir is None: raise EpureError("run_dir: expected the folder that the run is written to, got none")
     splits = build_data(config.data)
-    begun = resume and list_checkpoints(Path(config.run_dir).expanduser() / "checkpoints")
+    begun = resume and RunFolder(config.run_dir).steps
     if config.training.epochs == "auto":
-        if begun: config = with_epochs(config, load_config(Path(config.run_dir).expanduser() / "config.yaml").training.epochs)
+        if begun: config = with_epochs(config, load_config(RunFolder(config.run_dir).path / "config.yaml").training.epochs)
         else: config = plan_epochs(config, prepared_model(config, splits), splits)
     model = prepared_model(config, splits, begun)
+    networks = {name: path for name in model.feature_paths() if (path := feature_file(name)).is_file()}
+    depends = {f"the network of {name}": hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest() for name, path in networks.items()}
+    if not progress and set(model.feature_paths()) - set(networks):  # else the summary says it
+        for note in model.notes(): warnings.warn(note, stacklevel=3)
     with RunFolder.create(config.run_dir, config, resume=resume, overwrite=overwrite) as folder:
-        changed = other_designs(folder.read_json("design.json"), splits) if begun else ""
+        if not begun: folder.write_json("design.json", {"spec": splits.spec.to_dict(), "statistics": splits.statistics, "designs": digest_of_names(splits)})
+        changed = other_designs(folder.read_json("design.json"), splits)
         if changed: raise RunError(f"{folder.path} can't be resumed: it {changed}; put the data back, or choose another run_dir")
-        folder.write_json("design.json", {"spec": splits.spec.to_dict(), "statistics": splits.statistics, "designs": digest_of_names(splits)})
-        outcome = train_model(model, splits, config, folder, make_trackers(config, folder), callbacks, resume, progress)
+        outcome = train_model(model, splits, config, folder, make_trackers(config, folder), callbacks, resume, progress, depends=depends)
     # stopped before its first validation, it has weights but none that are known as the best
     run = load_run(folder.path, "best" if (folder.path / "checkpoints" / "best").exists() else "latest")
     run.data, run.outcome = splits, outcome  # open already; how the training ended

@@ -18,7 +18,7 @@ from ..core.errors import RunError, listing
 from .checkpoints import Checkpoint, restore
 from .distributed import Distributed
 from .optim import WeightAverage, build_phase_optimizers
-from .precision import Precision, resolve_device, resolve_precision
+from .precision import Precision, check_compiler, resolve_device, resolve_precision
 from .sampler import BatchSampler, RandomStreams
 from .schedules import Plateau, StageSchedule, lr_scale, schedule_stages, stage_at
 
@@ -95,6 +95,7 @@ class TrainState:
         self.optimizers = build_phase_optimizers(phases, training, self.precision, self.distributed)
         self.average = WeightAverage(self.model, training.ema_decay, phases) if training.ema_decay is not None else None
         # The networks are compiled, not the losses: schedules are Python numbers, and each new one would compile them again.
+        if training.compile: check_compiler(self.device)
         for network in model.children() if training.compile else (): network.compile()
         self.random = RandomStreams(self.device)
         self.position, self.best, self.plateau, self.epoch = Position(), Best(), Plateau(), EpochMetrics()

@@ -12,6 +12,7 @@ __all__ = ['logger', 'STEP', 'EPOCH', 'TRAIN_TRIPLETS', 'VALIDATION_TRIPLET', 'L
 import importlib
 import logging
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from secrets import token_hex
 from statistics import fmean
@@ -97,6 +98,8 @@ class JsonlTracker(Tracker):
 
     def start(self, run, config, step=0):
         self.run = run
+        if run.metrics_size() < self.kept:
+            warnings.warn(f"{run.path}/metrics.jsonl holds {run.metrics_size()} bytes of the {self.kept} that stood in it by step {step}: rows are missing, and what is drawn from it has a gap", stacklevel=2)
         run.truncate_metrics(self.kept)
 
     def state_dict(self): return {"bytes": self.run.metrics_size()}
@@ -167,7 +170,7 @@ class TensorBoardTracker(Tracker):
     def __init__(self): self.module = required("torch.utils.tensorboard", "tensorboard")
 
     def start(self, run, config, step=0):
-        folder, first = run.path/"tensorboard", {STEP: step + 1, EPOCH: epochs_kept(run, step) + 1}
+        folder, first = run.folder("tensorboard"), {STEP: step + 1, EPOCH: epochs_kept(run, step) + 1}
         self.writers = {against: self.module.SummaryWriter(folder/name, purge_step=first[against], flush_secs=10)
                         for against, name in ((STEP, "steps"), (EPOCH, "epochs"))}
         self.of_epoch = {}  # name → its values in this epoch, for the specification's names
@@ -244,7 +247,7 @@ def open_wandb(
     mode:str,       # "online", "offline" or "disabled"
 ):
     "A W&B run that is silent, belongs to nobody else, and lives in the run folder."
-    settings = wandb.Settings(mode=mode, root_dir=str(run.path), silent=True, console="off", reinit="create_new", init_timeout=30)
+    settings = wandb.Settings(mode=mode, root_dir=str(run.folder("wandb").parent), silent=True, console="off", reinit="create_new", init_timeout=30)
     tracking = config.tracking
     return wandb.init(project=tracking.wandb_project, name=tracking.wandb_name or run.path.name, tags=tracking.wandb_tags or None, id=identity, resume="allow" if mode == "online" else None,
                       config=wandb_config(config), allow_val_change=True, settings=settings)
