@@ -71,5 +71,6 @@ def key_table(
     section: type[Section],
 ) -> str:                    # Markdown
     "Make the table of a section's keys."
-    rows = [("key", "type", "default", "range", "meaning"), ("---",) * 5] + [(f"`{name}`", *rest) for name, *rest in key_rows(section)]
+    widths = [16, 16, 14, 8, 46]  # of the columns, in parts
+    rows = [("key", "type", "default", "range", "meaning"), tuple("-" * width for width in widths)] + [(f"`{name}`", *rest) for name, *rest in key_rows(section)]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
