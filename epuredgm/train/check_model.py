@@ -132,14 +132,10 @@ def check_learning(
     model.train()
     for stage in stages:
         for step in range(steps):
-<<<<<<< HEAD
-            progress = Progress(updates=step, epoch=stage.start)
-=======
             if step and step % 15 == 0 and stage is stages[-1]:
                 if learned(): return
                 model.train()
-            progress = Progress(step=step, epoch=stage.start)
->>>>>>> main
+            progress = Progress(updates=step, epoch=stage.start)
             for name, each in optimizers.items():
                 if not each.phase.when(progress): continue
                 terms = each.phase.loss(batch, progress, generator("learning", step))
