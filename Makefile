@@ -9,7 +9,7 @@ JOBS := 2
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder --junitxml $(REPORT)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow browser bench docs-check export readme clean
+.PHONY: help demo test test-slow browser bench docs docs-check export readme clean
 
 help:  ## this list
 	@awk -F ':.*## *' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,13 +29,17 @@ browser: $(INSTALLED)  ## drive the explorers in JupyterLab, in a Chromium that 
 bench: $(INSTALLED)  ## measure speed, write bench/results.json
 	$(BIN)/python bench/run.py $(BENCH)
 
+docs: $(INSTALLED)  ## build the site into _docs, with Quarto from the path; README.md stays as it is
+	@.ci/docs $(BIN)
+
 docs-check: $(INSTALLED)  ## process the notebooks as the documentation does, without Quarto
 	$(BIN)/python -m pytest -n 0 tests/test_documentation.py
 
-export: $(INSTALLED)  ## notebooks to package: clean, export, README
+export: $(INSTALLED)  ## notebooks to package: clean, export, pages made from the code, README
 	$(BIN)/nbdev_clean
 	$(BIN)/python .ci/widgets.py
 	$(BIN)/nbdev_export
+	$(BIN)/python .ci/reference.py
 	$(BIN)/python .ci/readme.py
 
 readme: $(INSTALLED)  ## README.md from nbs/index.ipynb

@@ -396,6 +396,7 @@ def regress_evaluate_command(
     config_file: HeadFile,             # of the head
     checkpoint: HeadCheckpoint = None,  # the best otherwise
     input_dir: InputDir = None,        # with measures
+    attributes_path: Annotated[Path | None, typer.Option(metavar="FILE", help="Measures of the pictures in --input-dir, JSON or CSV; those of the head's data otherwise.", show_default=False)] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Designs at a time.")] = 256,
     num_workers: Workers = None,       # as the head was trained otherwise
     num_samples: Count = None,         # all otherwise
@@ -406,7 +407,7 @@ def regress_evaluate_command(
     from epuredgm.evaluate.regression import evaluate_head, open_head, regression_table
     from epuredgm.explore.predictions import prediction_figure
     head = open_head(config_file, checkpoint, num_workers)
-    report = evaluate_head(head, input_dir, output_dir, batch_size, num_samples, seed, prediction_figure, config_file=config_file, checkpoint=checkpoint, num_workers=num_workers)
+    report = evaluate_head(head, input_dir, output_dir, batch_size, num_samples, seed, prediction_figure, attributes_path, config_file=config_file, checkpoint=checkpoint, num_workers=num_workers)
     typer.echo(regression_table(report))
     typer.echo(f"\n{report['n']} designs: {output_dir or head.path / 'eval'}/metrics.json, predictions.png")
 

@@ -1,4 +1,4 @@
-"""The benchmarks run, at sizes that measure nothing."""
+"""The benchmarks run, at sizes that measure nothing; that of killed trainings is a test of its own, in test_resume.py."""
 import json
 import sys
 
@@ -11,12 +11,11 @@ sys.path.insert(0, str(ROOT / "bench"))
 @pytest.mark.xdist_group("bench")
 def test_benchmarks_run_and_write_what_they_found(tmp_path):
     output = tmp_path / "results.json"
-    result = run_process("python", "bench/run.py", "--tiny", "--skip", "pythae", "--output", output, timeout=900)
+    result = run_process("python", "bench/run.py", "--tiny", "--skip", "pythae", "kills", "--output", output, timeout=900)
     assert result.returncode == 0, result.stderr[-4000:]
     written = json.loads(output.read_text())
     assert written["tiny"] and written["machine"]["processor"]["cores"] and written["machine"]["packages"]["torch"]
-    assert list(written["benchmarks"]) == ["step", "opening", "precision", "curves", "gaussians", "fields", "painting", "pages", "map", "attributes", "head", "kills"]
-    assert written["benchmarks"]["kills"][0]["reached"], written["benchmarks"]["kills"]
+    assert list(written["benchmarks"]) == ["step", "opening", "precision", "curves", "gaussians", "fields", "painting", "pages", "map", "attributes", "head"]
     for rows in written["benchmarks"].values():
         assert rows and all(row["value"] is not None and row["what"] in result.stdout for row in rows)
 

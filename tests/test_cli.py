@@ -1,14 +1,19 @@
-"""The command line as a process: exit status, what goes to standard error, signals."""
+"""The command line: exit status, what goes to standard error, and signals to a process of its own."""
+import contextlib
+import io
 import json
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 from conftest import ROOT, clean_environment, run_process
+
+from epuredgm.cli import app
 
 SMALL = {
     "model": {"type": "beta_vae", "nf": 4, "nf_max": 8, "stem": 4, "stages": 1, "latent_dim": 4},
@@ -25,10 +30,15 @@ def configuration(tmp_path):
 
 
 def epuredgm(*arguments, cwd):
-    return run_process("epuredgm", *arguments, cwd=cwd)
+    "A command in this process, which has imported everything already."
+    said = SimpleNamespace(stdout=io.StringIO(), stderr=io.StringIO())
+    with contextlib.chdir(cwd), contextlib.redirect_stdout(said.stdout), contextlib.redirect_stderr(said.stderr), pytest.raises(SystemExit) as end:
+        app([str(argument) for argument in arguments], prog_name="epuredgm")
+    return SimpleNamespace(returncode=end.value.code or 0, stdout=said.stdout.getvalue(), stderr=said.stderr.getvalue())
 
 
 def test_train_writes_the_run_named_after_the_file(configuration, tmp_path):
+    def epuredgm(*arguments, cwd): return run_process("epuredgm", *arguments, cwd=cwd)
     result = epuredgm("train", configuration, "--set", "training.epochs=1", "data.n=32", "--quiet", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     run = tmp_path / "runs" / "small"

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['spread_over_blocks', 'JointNormal', 'check_blocks', 'marginal', 'joint_kl', 'condition_covariance', 'conditional',
            'predictive', 'inner_of_sites', 'condition_on_sites', 'site_evidence', 'kl_after_sites',
-           'canonical_correlations', 'mutual_information', 'correlation', 'partial_correlation', 'from_moments']
+           'canonical_correlations', 'mutual_information', 'correlation', 'from_moments']
 
 # %% ../../nbs/blocks/08_joint_gaussians.ipynb #f3aca40d
 from dataclasses import dataclass
@@ -280,14 +280,6 @@ def correlation(
     "Correlations of single coordinates."
     scale = matrix.diagonal(dim1=1, dim2=2).rsqrt()
     return matrix * scale[:, :, None] * scale[:, None]
-
-
-def partial_correlation(
-    joint: JointNormal,
-) -> Tensor:  # (B, D, D) in [−1, 1], with 1 on the diagonal
-    "Correlations of two coordinates given all others: −Q_ij / √(Q_ii Q_jj)."
-    precision = correlation(joint.covariance.precision())
-    return torch.where(torch.eye(precision.shape[-1], dtype=torch.bool, device=precision.device), precision, -precision)
 
 # %% ../../nbs/blocks/08_joint_gaussians.ipynb #d24350a6
 def from_moments(

@@ -140,7 +140,7 @@ def check_observed(
         raise EpureError(f"observed is {observed!r}; expected True and False, of shape ({B}, {C})") from None
     if observed.dtype != torch.bool:
         if not ((observed == 0) | (observed == 1)).all():
-            raise EpureError("observed should hold True and False only (got other numbers); pass a bool tensor of shape (B, C)")
+            raise EpureError(f"observed holds other numbers than 0 and 1; expected True and False, of shape ({B}, {C})")
         observed = observed.bool()
     if observed.shape == (C,):
         observed = observed.expand(B, C)

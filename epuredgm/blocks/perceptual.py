@@ -147,8 +147,6 @@ def perceptual_distance(
     content: dict,  # of its file
     path: str,  # of the file, for messages
     layers: Sequence[str] | None = None,  # names of the network's layers; None: its own choice
-    weights: Sequence[float] | None = None,  # one a layer; None weights all by 1
-    distance: str = "l1",  # "l1" or "l2"
 ) -> PerceptualDistance:
     "The distance by a network in a file; RunError that names the file where it holds another one."
     try:
@@ -156,7 +154,7 @@ def perceptual_distance(
         features = FrozenFeatures(network, content, layers)
     except RunError as error:
         raise RunError(f"{path} doesn't hold the weights of torchvision's {network}, since {error}: give the file that torchvision calls {FEATURES[network].file}") from None
-    return PerceptualDistance(features, weights, distance)
+    return PerceptualDistance(features)
 
 
 def check_layers(

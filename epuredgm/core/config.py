@@ -317,9 +317,9 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 class OptimizerConfig(Section):
     "Settings of a phase's optimiser that override the section `training`; None: as the section says."
     lr: PositiveFloat | None = None                # the highest learning rate of the schedule
-    optimizer: Literal["adamw", "adam", "sgd"] | None = None
-    weight_decay: NonNegativeFloat | None = None
-    betas: tuple[Beta, Beta] | None = None
+    optimizer: Literal["adamw", "adam", "sgd"] | None = None  # rule by which the weights move
+    weight_decay: NonNegativeFloat | None = None   # decoupled in adamw, an L2 penalty in adam and sgd
+    betas: tuple[Beta, Beta] | None = None         # Adam's decay rates of the two moments
     clip_grad_norm: NonNegativeFloat | None = None # 0 = as it is
 
     def over(self, other: "OptimizerConfig | None") -> "OptimizerConfig":  # this one's values, the other's where it has none
@@ -333,7 +333,7 @@ class TrainingConfig(Section):
     batch_size: PositiveInt = 128                  # designs a forward pass
     validation_batch_size: PositiveInt | None = None   # None = batch_size
     lr: PositiveFloat = 2e-4                       # learning rate, the highest of the schedule
-    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"  # rule by which the weights move
     weight_decay: NonNegativeFloat = 1e-4          # decoupled in adamw, an L2 penalty in adam and sgd
     betas: tuple[Beta, Beta] = (0.9, 0.999)        # Adam's
     scheduler: Literal["constant", "cosine", "linear", "plateau"] = "constant"  # of the learning rate
@@ -372,10 +372,10 @@ class TrackingConfig(Section):
     "Section of the trackers, which take metrics beside `metrics.jsonl`."
     tensorboard: bool = False                      # event files in the run folder
     wandb: bool = False                            # Weights & Biases
-    wandb_project: Annotated[str, Field(min_length=1)] = "epuredgm"
-    wandb_mode: Literal["online", "offline"] = "online"
+    wandb_project: Annotated[str, Field(min_length=1)] = "epuredgm"  # where runs are listed there
+    wandb_mode: Literal["online", "offline"] = "online"  # offline = a folder, for `wandb sync` later
     wandb_name: Annotated[str, Field(min_length=1)] | None = None  # of the run there, None = the folder's
-    wandb_tags: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    wandb_tags: tuple[Annotated[str, Field(min_length=1)], ...] = ()  # words to find the run by
     triplets: NonNegativeInt | None = 8            # validation designs drawn as picture triplets, 0 = none, None = all
     triplets_every: PositiveInt = 1                # epochs between these pictures; the first and the last epoch always have them
     samples_every: PositiveInt | None = None       # batches between sheets of samples in the run's pictures/, None = none
@@ -387,7 +387,7 @@ Component = NonNegativeInt | Annotated[str, Field(min_length=1)]  # a position o
 
 class SamplingConfig(Section):
     "The defaults of sampling from the run."
-    mode: Literal["unconditional", "conditional", "inpainting", "cross_modal"] = "unconditional"
+    mode: Literal["unconditional", "conditional", "inpainting", "cross_modal"] = "unconditional"  # what is drawn
     num_samples: PositiveInt = 100                 # designs
     batch_sz: PositiveInt = 16                     # designs a forward pass
     sampler: str | None = None                     # prior, or of models with latents also aggregated (the encoded training set) and mixture (Gaussians fitted to it), None = the model's first
@@ -397,17 +397,17 @@ class SamplingConfig(Section):
     target_component: Component | None = None      # what cross_modal generates, None = all others
     mask_component: Component | None = None        # what inpainting generates, here or when sampling
     samples_dir: Annotated[str, Field(min_length=1)] | None = None  # where files go, None = samples/ in the run folder
-    seed: int = 0
+    seed: int = 0                                  # of the noise
 
 # %% ../../nbs/core/03_config.ipynb #6e407d89
 class Config(Section):
     "Configuration of a run: everything that decides it."
     model: SerializeAsAny[ModelConfig]            # of the class that the model registered
     data: SerializeAsAny[DataConfig]              # of the class that the kind of data registered
-    training: TrainingConfig = TrainingConfig()
-    tracking: TrackingConfig = TrackingConfig()
-    sampling: SamplingConfig = SamplingConfig()
-    run_dir: Annotated[str, Field(min_length=1)] | None = None  # relative to the current directory
+    training: TrainingConfig = TrainingConfig()   # epochs, optimiser, checkpoints, device
+    tracking: TrackingConfig = TrackingConfig()   # TensorBoard, Weights & Biases, pictures
+    sampling: SamplingConfig = SamplingConfig()   # defaults of drawing from the run
+    run_dir: Annotated[str, Field(min_length=1)] | None = None  # relative to the current directory; null = runs/ and the name of the file
 
 # %% ../../nbs/core/03_config.ipynb #5a5b1d75
 SENTENCES = {  # pydantic's kind of error → what to say; {…} from the error's context

@@ -62,18 +62,6 @@ def scan(
         for module in pkgutil.iter_modules(package.__path__): importlib.import_module(f"{registry.package}.{module.name}")
         registry._scanned = True
 
-
-def look_up(
-    registry: "Registry",
-    name: str,  # a name or an alias
-) -> Entry:
-    "The entry of a name, or a `ConfigError` that lists what there is."
-    scan(registry)
-    proper = registry._aliases.get(name, name) if isinstance(name, str) else None
-    if proper in registry._entries: return registry._entries[proper]
-    near = near_miss(name, [*registry._entries, *registry._aliases])
-    raise ConfigError(f"there is no {registry.kind} {name!r}{near}, {there_are(registry.names())}")
-
 # %% ../../nbs/core/02_registry.ipynb #45d13742
 class Registry:
     "Builders by name; the modules of `package` are imported at the first look-up."
@@ -110,7 +98,15 @@ class Registry:
             return build
         return decorate
 
-    def get(self, name: str) -> Entry: return look_up(self, name)
+    def get(self,
+        name: str,  # a name or an alias
+    ) -> Entry:
+        "The entry of a name, or a `ConfigError` that lists what there is."
+        scan(self)
+        proper = self._aliases.get(name, name) if isinstance(name, str) else None
+        if proper in self._entries: return self._entries[proper]
+        near = near_miss(name, [*self._entries, *self._aliases])
+        raise ConfigError(f"there is no {self.kind} {name!r}{near}, {there_are(self.names())}")
 
     def names(self) -> list[str]:
         "The names proper that are listed, sorted."

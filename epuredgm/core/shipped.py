@@ -14,8 +14,8 @@ import epuredgm
 def configurations() -> dict[str, Path]:  # name without its ending → file
     "List the configurations that ship with the package."
     package = Path(epuredgm.__file__).parent
-    folder = next(folder for folder in (package / "configs", package.parent / "configs") if folder.is_dir())
-    return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix in (".yaml", ".json")}
+    folders = [folder for folder in (package / "configs", package.parent / "configs") if folder.is_dir()]
+    return {path.stem: path for folder in folders[:1] for path in sorted(folder.iterdir()) if path.suffix in (".yaml", ".json")}
 
 # %% ../../nbs/core/02a_shipped.ipynb #bb44f312
 def find_configuration(

@@ -38,41 +38,9 @@ def checked_length(
     if length < 1: raise DataError(f"the {what} of a design should be a whole number of at least 1 (got {value!r})")
     return length
 
-# %% ../../nbs/core/01_spec.ipynb #94043da2
-class PlaneArithmetic:
-    "Going from components to planes and back, for anything with `components` and `channels`."
-
-    def split(self,
-        x: "Tensor",  # (..., planes, H, W)
-    ) -> "Tensor":    # (..., C, channels, H, W)
-        "A view with one axis for the components: writing into it writes into `x`."
-        if x.ndim < 3 or x.shape[-3] != self.planes:
-            raise DataError(f"a tensor of designs should have {self.planes} planes, {self.n_components} components of "
-                            f"{self.channels}, in its third last axis (got shape {tuple(x.shape)})")
-        return x.reshape(*x.shape[:-3], self.n_components, self.channels, *x.shape[-2:])
-
-    def merge(self,
-        x: "Tensor",  # (..., C, channels, H, W)
-    ) -> "Tensor":    # (..., planes, H, W)
-        "The inverse of `split`."
-        if tuple(x.shape[-4:-2]) != (self.n_components, self.channels):
-            raise DataError(f"a split tensor of designs should have {self.n_components} components of {self.channels} "
-                            f"channels (got shape {tuple(x.shape)})")
-        return x.reshape(*x.shape[:-4], self.planes, *x.shape[-2:])
-
-    def planes_of(self,
-        mask: "Tensor",  # (B, C) for whole components, or (B, C, H, W) for regions
-    ) -> "Tensor":       # (B, planes, 1, 1) or (B, planes, H, W): multiplies a tensor of designs
-        "A mask over components as a mask over planes."
-        if mask.dim() not in (2, 4) or mask.shape[1] != self.n_components:
-            raise DataError(f"a mask should have shape (B, {self.n_components}) or (B, {self.n_components}, H, W) "
-                            f"(got {tuple(mask.shape)})")
-        planes = mask if self.channels == 1 else mask.repeat_interleave(self.channels, dim=1)
-        return planes[:, :, None, None] if mask.dim() == 2 else planes
-
 # %% ../../nbs/core/01_spec.ipynb #0c9d0db7
 @dataclass(frozen=True)
-class DesignSpec(PlaneArithmetic):
+class DesignSpec:
     "Names, planes and size of a design; frozen, since a model is built for one of them."
     components: tuple[str, ...]       # C names, in the order of the planes
     channels: int = 1                 # per component
@@ -101,6 +69,25 @@ class DesignSpec(PlaneArithmetic):
     def planes(self) -> int: return self.n_components * self.channels  # the channels that a network sees
 
     def index(self, component: str | int) -> int: return component_index(self.components, component)
+
+    def split(self,
+        x: "Tensor",  # (..., planes, H, W)
+    ) -> "Tensor":    # (..., C, channels, H, W)
+        "A view with one axis for the components: writing into it writes into `x`."
+        if x.ndim < 3 or x.shape[-3] != self.planes:
+            raise DataError(f"a tensor of designs should have {self.planes} planes, {self.n_components} components of "
+                            f"{self.channels}, in its third last axis (got shape {tuple(x.shape)})")
+        return x.reshape(*x.shape[:-3], self.n_components, self.channels, *x.shape[-2:])
+
+    def planes_of(self,
+        mask: "Tensor",  # (B, C) for whole components, or (B, C, H, W) for regions
+    ) -> "Tensor":       # (B, planes, 1, 1) or (B, planes, H, W): multiplies a tensor of designs
+        "A mask over components as a mask over planes."
+        if mask.dim() not in (2, 4) or mask.shape[1] != self.n_components:
+            raise DataError(f"a mask should have shape (B, {self.n_components}) or (B, {self.n_components}, H, W) "
+                            f"(got {tuple(mask.shape)})")
+        planes = mask if self.channels == 1 else mask.repeat_interleave(self.channels, dim=1)
+        return planes[:, :, None, None] if mask.dim() == 2 else planes
 
     def to_dict(self) -> dict: return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 

@@ -15,7 +15,6 @@ from pydantic import NonNegativeInt, PositiveInt
 
 from ..core.config import DataConfig
 from ..core.errors import DataError
-from ..core.paths import user_path
 from ..core.registry import datasets
 from ..core.spec import DesignSpec
 from .attributes import drawn_order, measure_table
@@ -76,14 +75,14 @@ def measured_digits(
         (pictures, kinds), source = builtin_digits(), "the built-in digits"
         rows = {str(i): dict(zip(MEASURES, values)) | {"label": str(kind)} for i, (values, kind) in enumerate(zip(measure_digits(pictures).tolist(), kinds))}
     else:
-        pictures, table, source = read_idx(config.images), read_table(user_path(config.attributes_path)), config.attributes_path
+        pictures, table, source = read_idx(config.images), read_table(config.attributes_path, "data.attributes_path"), config.attributes_path
         if pictures.ndim != 3 or pictures.shape[1:] != (DIGIT_SIDE, DIGIT_SIDE):
             raise DataError(f"{config.images}: pictures of {DIGIT_SIDE}×{DIGIT_SIDE} pixels are expected (got an array of shape {pictures.shape})")
-        rows = {name: dict(zip(table.header, row)) for name, row in zip(table.column("index", "a file of measured digits"), table.rows)}
-    wrong = [f"index {name!r} is none of the {len(pictures)} pictures" for name in rows if not name.isdigit() or int(name) >= len(pictures)]
+        rows = table.records("index", "a file of measured digits")
+    wrong = [f"index {name!r} is none of the {len(pictures)} pictures" for name in rows if not (name.isascii() and name.isdigit()) or int(name) >= len(pictures)]
     refuse(source, wrong, "give the CSV that belongs to data.images")
     names = list(rows)
-    metrics = config.attributes or tuple(name for name in rows[names[0]] if name not in ("index", "label"))
+    metrics = config.attributes or tuple(name for name in rows[names[0]] if name != "label")
     values, metrics = measure_table(rows, names, metrics, source)
     labelled = all("label" in row for row in rows.values())
     wrong = [f"index {name}: label is {row['label']!r} where a digit from 0 to 9 was expected" for name, row in rows.items() if labelled and row["label"] not in DIGITS]

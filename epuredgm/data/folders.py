@@ -6,15 +6,13 @@
 __all__ = ['FolderConfig', 'load_folder', 'folder_like', 'load_all', 'write_designs']
 
 # %% ../../nbs/data/01_folders.ipynb #38fc00fc
-import csv
-import io
 import json
 import os
 import string
-import struct
 import unicodedata
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -28,13 +26,21 @@ from ..core.config import DataConfig, Fraction, each_once
 from ..core.errors import DataError, listing, near_miss
 from ..core.paths import user_path
 from ..core.registry import datasets
-from ..core.runs import atomic_write, leads_out
+from ..core.runs import leads_out
 from ..core.spec import DesignSpec
 from .cache import BadPictures, PictureFiles, decoded
 from .designs import Designs, Splits, as_bytes, column_statistics, pixel_rows, standardised
-from .tables import Table, class_names, column_split, hashed_split, is_file_name, numbers_of, prefixes_of, read_table, refuse
+from .tables import Table, class_names, column_split, hashed_split, is_file_name, numbers_of, prefixes_of, read_table, refuse, write_table
 
 # %% ../../nbs/data/01_folders.ipynb #547b022b
+def spelled(
+    name: str,  # of a file
+) -> str:       # with composed accents, and the ending in lower case
+    "The spelling in which files are compared: some systems keep an é as an e and an accent, and some programs write .PNG."
+    stem, ending = os.path.splitext(unicodedata.normalize("NFC", name))
+    return stem + ending.lower()
+
+
 def checked_pattern(
     pattern: str,  # such as "{prefix}_{component}.png"
 ) -> str:
@@ -43,7 +49,7 @@ def checked_pattern(
     except ValueError: fields = []
     plain = fields and all(field in (("prefix", "", None), ("component", "", None)) for field in fields)
     plain = plain and ("prefix", "", None) in fields and "{{" not in pattern and "}}" not in pattern
-    if not plain or not pattern.endswith(".png") or not is_file_name(pattern):
+    if not plain or not pattern.lower().endswith(".png") or not is_file_name(pattern):
         raise ValueError("should be a file name with {prefix}, perhaps {component}, and the ending .png, such as {prefix}_{component}.png")
     return pattern
 
@@ -119,6 +125,16 @@ def table_path(
     return found[0] if found else root / asked.name
 
 # %% ../../nbs/data/01_folders.ipynb #813b670e
+def component_folder(
+    root: Path,      # holds a folder for each component
+    component: str,  # its name
+) -> Path:           # need not exist
+    "The folder of a component, however its accents are kept."
+    if (root / component).exists() or not root.is_dir(): return root / component
+    composed = unicodedata.normalize("NFC", component)
+    return next((path for path in root.iterdir() if unicodedata.normalize("NFC", path.name) == composed), root / component)
+
+
 def component_listing(
     config: FolderConfig,     # says whether components may be missing
     root: Path,               # holds a folder for each component
@@ -126,9 +142,8 @@ def component_listing(
 ) -> dict[str, os.DirEntry]:  # by file name
     "List a component's folder; `DataError` names what stands near one that isn't there."
     try:
-        with os.scandir(root / component) as entries: held = {entry.name: entry for entry in entries}
-        # Some systems keep an é as an e and an accent, where a table has one letter: a file answers to its composed name too.
-        return {unicodedata.normalize("NFC", name): entry for name, entry in held.items()} | held
+        with os.scandir(component_folder(root, component)) as entries: held = {entry.name: entry for entry in entries}
+        return {spelled(name): entry for name, entry in held.items()} | held  # a file answers to its own name first
     except FileNotFoundError:
         if config.allow_missing: return {}
         folders = [path.name for path in root.iterdir() if path.is_dir()]
@@ -154,7 +169,7 @@ def refuse_pattern(
     there: dict,    # what there is, by name
 ) -> None:
     "The `DataError` for a folder that holds none of the files: then it is not the files that are wrong."
-    example = next((name for name in sorted(there) if name.endswith(".png")), None)
+    example = next((name for name in sorted(there) if name.lower().endswith(".png")), None)
     held = f"the folder holds names such as {example}" if example else "the folder holds no PNG files"
     raise DataError(f"{folder}: none of the files that the table names is there, {expected} was expected and {held}, "
                     "check data.filename_pattern and data.prefix_column")
@@ -188,10 +203,10 @@ def files_of(
              for component in config.component_dirs}
     for component in config.component_dirs:
         there = component_listing(config, root, component)
-        found = [there.get(name) or there.get(unicodedata.normalize("NFC", name)) for name in names[component]]
+        found = [there.get(name) or there.get(spelled(name)) for name in names[component]]
         stamps = [stamp_of(entry) for entry in found]
         if not any(stamps) and not config.allow_missing: refuse_pattern(root / component, names[component][0], there)
-        columns.append([(f"{root}/{component}/{entry.name}" if stamp else None, stamp) for entry, stamp in zip(found, stamps)])
+        columns.append([(entry.path if stamp else None, stamp) for entry, stamp in zip(found, stamps)])
     cells = [cell for row in zip(*columns) for cell in row]
     identity = json.dumps([str(root), str(table.path.resolve()), config.component_dirs, config.filename_pattern])
     files = PictureFiles(root.name, identity, tuple(path for path, _ in cells), tuple(stamp for _, stamp in cells),
@@ -212,25 +227,16 @@ def refuse_pictures(
     refuse(root_of(config), sentences)
 
 # %% ../../nbs/data/01_folders.ipynb #abf2a0a4
-def first_sizes(
-    files: PictureFiles,               # as listed; those that are there are PNG files
-) -> dict[str, tuple[int, int]]:       # path → height, width in pixels
-    "The size of each component's first picture, from the file's head."
-    sizes = {}
-    for component in range(files.components):
-        path = next(filter(None, files.paths[component::files.components]), None)
-        if path is None: continue
-        with open(path, "rb") as file: width, height = struct.unpack(">II", file.read(24)[16:])
-        sizes[path] = height, width
-    return sizes
-
-
 def warn_if_stretched(
     config: FolderConfig,  # names the components and the size that they are brought to
     files: PictureFiles,   # as listed
 ) -> None:
     "A warning where a component's first picture is brought to clearly other proportions, or isn't as large as another component's."
-    sizes, (height, width) = first_sizes(files), config.image_size
+    sizes, (height, width) = {}, config.image_size
+    for component in range(files.components):
+        path = next(filter(None, files.paths[component::files.components]), None)
+        if path is None: continue
+        with Image.open(path) as picture: sizes[path] = picture.size[::-1]
     target = f"{height}×{width}"
     stretched = [path for path, (h, w) in sizes.items() if not 0.8 < (height / width) / (h / w) < 1.25]
     if len(set(sizes.values())) > 1:
@@ -325,17 +331,6 @@ def load_all(
     cond = standardised(values, config.condition_columns, statistics) if conditions else None
     return open_designs(config, table, prefixes, cond, progress, attributes)
 
-# %% ../../nbs/data/01_folders.ipynb #74ae2d85
-def pixels_of(
-    designs: Designs | Tensor,  # a tensor is uint8 or float in [0, 1]
-    start: int,                 # the first of them
-    stop: int,                  # the one after the last
-) -> Tensor:                    # (stop − start, planes, H, W) uint8, on the processor
-    "Some designs' pixels as they are written."
-    if isinstance(designs, Designs): return pixel_rows(designs, torch.arange(start, stop)).cpu()
-    x = designs[start:stop].detach().cpu()
-    return x if x.dtype == torch.uint8 else as_bytes(x.float())
-
 # %% ../../nbs/data/01_folders.ipynb #29134228
 def write_pictures(
     pixels: Tensor,         # (n, planes, H, W) uint8
@@ -344,32 +339,16 @@ def write_pictures(
     spec: DesignSpec,       # names the components
     folder: Path,           # the component's
     filename_pattern: str,  # names a file
-    overwrite: bool,        # whether files of the same names may be replaced
 ) -> None:
     "One PNG a component and design; `DataError` where one is there already."
     for design, there, name in zip(spec.split(pixels).numpy(), available, names):
         for component, picture, is_there in zip(spec.components, design, there):
+            if not is_there: continue
             path = folder / component / filename_pattern.replace("{component}", component).replace("{prefix}", name)
-            if not is_there:
-                if overwrite: path.unlink(missing_ok=True)  # or the picture of another design would stand for it
-                continue
             picture = Image.fromarray(picture[0] if spec.channels == 1 else np.ascontiguousarray(picture.transpose(1, 2, 0)))
             try:
-                if overwrite: path.unlink(missing_ok=True)  # a link goes, and what it leads to stays
                 with open(path, "xb") as file: picture.save(file, "PNG")
             except FileExistsError: raise DataError(f"{path}: this file is there already, choose another folder") from None
-
-# %% ../../nbs/data/01_folders.ipynb #b7a1f819
-def write_table(
-    path: Path,                    # of the table
-    columns: dict[str, Sequence],  # by name, all of one length; numbers are written so that float32 comes back exactly
-) -> None:
-    "A CSV table, there as a whole or not at all."
-    rows = [list(columns), *zip(*[[f"{value:.9g}" if isinstance(value, (float, np.floating)) else str(value) for value in column]
-                                  for column in columns.values()], strict=True)]
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    atomic_write(path, text.getvalue())
 
 # %% ../../nbs/data/01_folders.ipynb #01aab536
 def checked_prefixes(
@@ -398,34 +377,6 @@ def checked_layout(
         try: check(value)
         except ValueError as error: raise DataError(f"{what} {error} (got {value!r})") from None
 
-# %% ../../nbs/data/01_folders.ipynb #a0d19533
-def checked_drawings(
-    designs: Designs | Tensor,  # a tensor should be (N, planes, H, W), uint8 or float
-    spec: DesignSpec,           # says how many planes
-) -> None:
-    "A `DataError` where a tensor holds no designs."
-    if isinstance(designs, Designs): return
-    if not isinstance(designs, Tensor) or not (designs.dtype == torch.uint8 or designs.is_floating_point()):
-        kind = designs.dtype if isinstance(designs, Tensor) else type(designs).__name__
-        raise DataError(f"designs are written from a tensor of uint8, or of floats in [0, 1] (got {kind})")
-    if designs.ndim != 4: raise DataError(f"a tensor of designs should have the shape (N, {spec.planes}, H, W) (got {tuple(designs.shape)})")
-    spec.split(designs[:1])
-
-# %% ../../nbs/data/01_folders.ipynb #38c480c8
-def checked_presence(
-    available: Tensor | Sequence | None,  # (n, C) bool, None = all
-    n: int,                               # how many designs
-    spec: DesignSpec,                     # says how many components
-) -> np.ndarray:                          # (n, C) bool
-    "Check which components are to be written."
-    if available is None: return np.ones((n, spec.n_components), bool)
-    available = np.asarray(available.cpu() if isinstance(available, Tensor) else available)
-    if available.dtype != bool or available.shape != (n, spec.n_components):
-        raise DataError(f"`available` should be booleans of shape {(n, spec.n_components)} (got {available.dtype} of shape {available.shape})")
-    empty = np.flatnonzero(~available.any(1))
-    if len(empty): raise DataError(f"a design should have at least one component (got none for {len(empty)} of {n}, the first is {empty[0]})")
-    return available
-
 # %% ../../nbs/data/01_folders.ipynb #36ce9694
 def checked_columns(
     columns: dict[str, Sequence],  # by name
@@ -442,7 +393,7 @@ def checked_columns(
 
 # %% ../../nbs/data/01_folders.ipynb #dba0e561
 def write_designs(
-    designs: Designs | Tensor,                           # a tensor is (N, planes, H, W), uint8 or float in [0, 1]
+    designs: Designs | Tensor,                           # a tensor is (N, planes, H, W), uint8 or float in [0, 1], of whole designs
     folder: str | Path,                                  # is made if need be
     names: Sequence[str] | None = None,                  # N prefixes; None = the designs' own, or numbers
     spec: DesignSpec | None = None,                      # needed for a tensor
@@ -450,27 +401,22 @@ def write_designs(
     columns: dict[str, Sequence] | None = None,          # further columns of the table; those named like a condition stand in its place
     prefix_column: str = "matching",                     # the table's first column
     table_name: str = "performances.csv",                # a file name in the folder
-    available: Tensor | np.ndarray | None = None,        # (N, C) bool; None = the designs' own, or all
-    overwrite: bool = False,                             # whether files of the same names may be replaced
 ) -> Path:                                               # the table
     "Writes designs in the layout that `load_folder` reads; conditions as the model sees them, unless `columns` has them."
-    known, columns = {}, columns or {}
-    if isinstance(designs, Designs):
-        spec, names, available = designs.spec, designs.names if names is None else names, designs.available if available is None else available
-        if designs.cond is not None: known = dict(zip(spec.conditions, designs.cond.cpu().numpy().T))
-    if spec is None: raise DataError("to write a tensor of designs, give its specification: it names the components")
+    if isinstance(designs, Designs): names = designs.names if names is None else names
+    elif spec is None: raise DataError("to write a tensor of designs, give its specification: it names the components")
+    else: designs = Designs(replace(spec, conditions=()), as_bytes(designs.detach().float()) if torch.is_tensor(designs) and designs.is_floating_point() else designs)
+    spec, n, folder = designs.spec, len(designs), user_path(folder)
+    table = folder / table_name
     checked_layout(spec, filename_pattern, table_name)
-    checked_drawings(designs, spec)
-    folder = user_path(folder)
-    n, table = len(designs), folder / table_name
-    names, available = checked_prefixes(names, n), checked_presence(available, n, spec)
-    columns = checked_columns(known | columns, prefix_column, n)
-    if table.exists() and not overwrite: raise DataError(f"{table}: there are designs already, choose another folder")
+    names, known = checked_prefixes(names, n), {} if designs.cond is None else dict(zip(spec.conditions, designs.cond.cpu().numpy().T))
+    columns = checked_columns(known | (columns or {}), prefix_column, n)
+    if table.exists(): raise DataError(f"{table}: there are designs already, choose another folder")
     for component in spec.components:
         if leads_out(folder, component): raise DataError(f"{folder / component} is a link that leads out of {folder}, and the designs would be written there: remove it, or choose another folder")
         (folder / component).mkdir(parents=True, exist_ok=True)
     for start in range(0, n, 256):
-        part = slice(start, min(start + 256, n))
-        write_pictures(pixels_of(designs, part.start, part.stop), available[part], names[part], spec, folder, filename_pattern, overwrite)
+        part = torch.arange(start, min(start + 256, n))
+        write_pictures(pixel_rows(designs, part).cpu(), designs.available[part].tolist(), names[start:start + 256], spec, folder, filename_pattern)
     write_table(table, {prefix_column: names} | columns)
     return table

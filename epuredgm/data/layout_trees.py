@@ -154,7 +154,8 @@ def tree_of(
     kept, origins = {-1: -1}, {-1: (layout.page[0], layout.page[1])}  # file's number → tree's number, and the corner that children count from
     for number, parent, node in walk(layout):
         is_node = isinstance(node, dict)
-        box = box_of(node.get(layout.box), layout.corners) if is_node else "nothing in it"
+        hidden = is_node and node.get("visible-to-user") is False
+        box = "visible-to-user: false" if hidden else box_of(node.get(layout.box), layout.corners) if is_node else "nothing in it"
         x, y = origins[parent] if relative and parent >= 0 else origins[-1]
         origins[number], kept[number] = origins[parent], kept[parent]
         if not isinstance(box, str):

@@ -364,11 +364,10 @@ def write_pages(
     folder: str | Path,  # is made if need be
     n: int,              # how many
     seed: int = 0,       # another one gives other pages
-    layout: str = "compact",  # "compact", "verbose" or "rico"
 ) -> Path:
     "Generated pages as JSON files, ARCHETYPE/NUMBER.json."
     folder = user_path(folder)
     for number, (name, tree) in enumerate(make_pages(n, seed)):
         (folder / name).mkdir(parents=True, exist_ok=True)
-        atomic_write(folder / name / f"{number:05}.json", json.dumps(as_json(tree, layout), separators=(",", ":")))
+        atomic_write(folder / name / f"{number:05}.json", json.dumps(as_json(tree, "compact"), separators=(",", ":")))
     return folder

@@ -7,9 +7,8 @@ __all__ = ['page_jobs', 'RenderReport', 'alone_in', 'render_folder']
 
 # %% ../../nbs/data/06_render.ipynb #2865a5a2
 import contextlib
-import csv
+import errno
 import hashlib
-import io
 import multiprocessing
 import os
 import signal
@@ -27,8 +26,9 @@ from tqdm.auto import tqdm
 
 from ..core.errors import DataError, RunError, listing
 from ..core.paths import user_path
-from ..core.runs import atomic_write, leads_out, not_written, open_own
+from ..core.runs import leads_out, not_written, open_own
 from .layout_trees import Cells, LayoutTree, count_layers, cut, paint_cells, tree_from
+from .tables import write_table
 
 try: import fcntl
 except ImportError: fcntl = None  # no such locks outside POSIX: then nothing keeps two commands from writing the same folder
@@ -61,7 +61,7 @@ def png_of(
     return b"".join([SIGNATURE, chunk(b"IHDR", header), chunk(b"tEXt", KEY_WORD + b"\0" + text.encode("latin-1")), chunk(b"IDAT", packed), chunk(b"IEND", b"")])
 
 # %% ../../nbs/data/06_render.ipynb #4f007be1
-PAINTER_VERSION = 1  # raised whenever the same file would give other pixels
+PAINTER_VERSION = 2  # raised whenever the same file would give other pixels
 
 
 def page_key(
@@ -107,7 +107,7 @@ def write_whole(
     data: bytes,
 ) -> None:
     "Replaces a file as a whole; a `RunError` where that fails, and then what was there is untouched."
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{os.getpid()}.png.tmp")  # short: the picture's own name may be as long as names can be
     try:
         temporary.write_bytes(data)
         os.replace(temporary, path)
@@ -141,7 +141,11 @@ def render_page(
         for path in targets.values():
             if png_text(path) is not None: path.unlink()
         return "skipped", ", ".join(filter(None, (str(error) or "it takes more memory than there is", left_out(tree))))
-    for name, path in targets.items(): write_whole(path, pictures[name])
+    try:
+        for name, path in targets.items(): write_whole(path, pictures[name])
+    except RunError as error:
+        if error.__cause__.errno != errno.ENAMETOOLONG: raise
+        return "skipped", "the names of its pictures would be longer than the system takes, give the file a shorter one"
     return "rendered", left_out(tree)
 
 
@@ -298,7 +302,6 @@ def render_folder(
         for name in sorted(found): report.see(name, *found[name])
         own, linear = {f"{job.stem}_linear.png" for job in jobs}, sorted(out.rglob("*_linear.png"))
         report.others = [as_text(path.relative_to(out)) for path in linear if str(path) not in own and png_text(path) is not None]
-        table = io.StringIO()
-        csv.writer(table, lineterminator="\n").writerows([("file", "status", "why"), *((name, *found[name]) for name in sorted(found))])
-        atomic_write(out / "report.csv", table.getvalue())
+        table = {"file": sorted(found)} | {column: [found[name][place] for name in sorted(found)] for place, column in enumerate(("status", "why"))}
+        write_table(out / "report.csv", table)
     return report

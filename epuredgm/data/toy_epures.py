@@ -8,9 +8,9 @@ __all__ = ['COMPONENTS', 'UNITS', 'PARAMETERS', 'PRIVATE', 'LINER', 'PLY_SLOT', 
            'Parameter', 'sample_parameters', 'SectionLengths', 'section_lengths', 'superellipse', 'sidewall_line',
            'Fields', 'fields', 'scale_of', 'inside_all', 'ink_of_distance', 'carcass', 'bead', 'crown_plies',
            'tread_surface', 'tread_body', 'grooves', 'tread', 'sidewall', 'gum', 'draw', 'without_haze', 'spread_out',
-           'ink_of', 'outline_of', 'amount', 'centre', 'fall', 'across_flank', 'lengths_of', 'performances', 'measure',
-           'redrawn', 'completion_ceiling', 'fixed_statistics', 'ToyEpuresConfig', 'toy_designs', 'build_toy_epures',
-           'write_toy_epures']
+           'ink_of', 'amount', 'centre', 'fall', 'across_flank', 'lengths_of', 'performances', 'measure', 'redrawn',
+           'completion_ceiling', 'fixed_statistics', 'ToyEpuresConfig', 'measured_on', 'toy_designs',
+           'build_toy_epures', 'write_toy_epures']
 
 # %% ../../nbs/data/02_toy_epures.ipynb #7835414a
 from collections.abc import Sequence
@@ -354,13 +354,6 @@ def ink_of(
     solid = ((spread_out(clean) - 0.25)*4).clamp(0, 1)
     return (clean*solid).clamp(0, 1)
 
-
-def outline_of(
-    clean: Tensor,  # (B, 5, H, W) without haze
-) -> Tensor:        # (B, H, W) in [0, 1]
-    "Outline of the union of all components, with edges sharpened around half-inked."
-    return ((clean.amax(1) - 0.2)/0.6).clamp(0, 1)
-
 # %% ../../nbs/data/02_toy_epures.ipynb #a961e143
 def amount(
     profile: Tensor,  # (B, L) ink at each position
@@ -411,7 +404,8 @@ def lengths_of(
     scale = float(scale_of(image_size))
     across = (torch.arange(image_size[1], device=x.device) + 0.5)/scale
     up = (image_size[0] - 0.5 - torch.arange(image_size[0], device=x.device))/scale
-    outline, (carcass, gum, tread, plies, bead) = outline_of(clean), ink_of(clean).unbind(1)
+    outline = ((clean.amax(1) - 0.2)/0.6).clamp(0, 1)  # of the union of all components, with edges sharpened around half-inked
+    carcass, gum, tread, plies, bead = ink_of(clean).unbind(1)
     height, width = (amount(outline.amax(axis))/scale for axis in (2, 1))
     seat = centre(outline.amax(2), up) - height/2
     columns = round(3*scale)
@@ -508,12 +502,23 @@ class ToyEpuresConfig(DataConfig):
     n: PositiveInt = 10000                          # training designs
     n_val: PositiveInt = 1000                       # held out, of a stream of their own
     seed: int = 0                                   # of the set
-    image_size: tuple[Annotated[int, Field(ge=32)], Annotated[int, Field(ge=16)]] = UNITS  # height, width in pixels
-    conditions: Annotated[tuple[Condition, ...], AfterValidator(each_once)] = PERFORMANCES
+    image_size: tuple[Annotated[int, Field(ge=32)], Annotated[int, Field(ge=16)]] = UNITS  # height, width in pixels; below 64×32 conditions are measured on larger drawings
+    conditions: Annotated[tuple[Condition, ...], AfterValidator(each_once)] = PERFORMANCES  # names of performances and sizes
 
     def spec(self) -> DesignSpec: return DesignSpec(COMPONENTS, 1, *self.image_size, self.conditions, tuple(p.name for p in PARAMETERS))
 
 # %% ../../nbs/data/02_toy_epures.ipynb #5625c78d
+def measured_on(
+    parameters: np.ndarray,  # (n, 14)
+    pixels: Tensor,          # (n, 5, H, W) uint8, drawn from them
+) -> dict[str, Tensor]:      # as `measure` gives them
+    "Measure designs on their pictures; on larger drawings of them where a pixel is more than a unit, and thin plies are less than a pixel."
+    scale = float(scale_of(tuple(pixels.shape[-2:])))
+    if scale >= 1: return measure(pixels)
+    large = measure(torch.from_numpy(draw(parameters)))
+    return large | {name: large[name]*scale for name in SIZES}
+
+
 def toy_designs(
     config: ToyEpuresConfig,
     n: int,              # designs
@@ -523,7 +528,7 @@ def toy_designs(
     "Draw designs with their conditions, measured on the pictures, and their parameters as attributes."
     parameters = sample_parameters(n, config.seed, stream)
     pixels = torch.from_numpy(draw(parameters, config.image_size))
-    measured = measure(pixels) if config.conditions else {}
+    measured = measured_on(parameters, pixels) if config.conditions else {}
     cond = torch.stack([measured[name] for name in config.conditions], 1).numpy() if config.conditions else None
     spec, names = config.spec(), [f"{stream}_{i:05d}" for i in range(n)]
     return Designs(spec, pixels, None if cond is None else standardised(cond, config.conditions, statistics), names=names,
@@ -560,7 +565,7 @@ def write_toy_epures(
     config = ToyEpuresConfig(n=n - n_val, n_val=n_val, seed=seed, image_size=image_size, conditions=())
     parts = [toy_designs(config, config.n, "train", {}), toy_designs(config, config.n_val, "val", {})]
     pixels, names = torch.cat([part.images for part in parts]), [name for part in parts for name in part.names]
-    measured = {name: value.double().numpy() for name, value in measure(pixels).items()}
+    measured = {name: value.double().numpy() for name, value in measured_on(torch.cat([part.attributes for part in parts]).double().numpy(), pixels).items()}
     statistics = fixed_statistics(PERFORMANCES, image_size)
     normalised = standardised(np.stack([measured[name] for name in PERFORMANCES], 1), PERFORMANCES, statistics)
     columns = {"train": [int(name.startswith("train")) for name in names]} | {f"{name}_norm": normalised[:, k] for k, name in enumerate(PERFORMANCES)}

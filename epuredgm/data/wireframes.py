@@ -7,7 +7,7 @@ __all__ = ['near_duplicate_groups', 'held_out', 'multiple_of_32', 'WireframesCon
            'build_wireframes']
 
 # %% ../../nbs/data/11_wireframes.ipynb #90e87a54
-import csv
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,7 +18,6 @@ from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, Po
 
 from ..core.config import DataConfig, Fraction
 from ..core.errors import DataError, listing
-from ..core.paths import user_path
 from ..core.registry import datasets
 from ..core.seeds import generator
 from ..core.spec import DesignSpec
@@ -26,6 +25,7 @@ from .designs import Splits
 from .layout_trees import paint_page
 from .page_files import Pages, open_pages, page_files, pages_from, with_trees
 from .pages import archetypes, make_pages
+from .tables import read_table
 from .variable_sizes import VariableSizeDataset
 
 # %% ../../nbs/data/11_wireframes.ipynb #a7064771
@@ -109,16 +109,12 @@ def read_labels(
     path: str | Path,  # CSV with a line of titles, then name and label
 ) -> dict[str, str]:
     "Labels by name; `DataError` where this is no such table."
-    try:
-        with open(user_path(path), newline="", encoding="utf-8-sig") as file: rows = [row for row in csv.reader(file) if row]
-    except (OSError, ValueError, csv.Error) as error: raise DataError(f"{path}: this table of labels can't be read ({error}), give a CSV file of names and labels") from None
-    short = next((number for number, row in enumerate(rows, 1) if len(row) < 2), None)
-    if short or len(rows) < 2: raise DataError(f"{path}: a table of labels should have a line of titles, then a name and a label on each (got {len(rows)} lines{f', line {short} is too short' if short else ''})")
-    table = {}
-    for number, (name, label, *_) in enumerate(rows[1:], 2):
-        if table.setdefault(name.strip(), label.strip()) != label.strip():
-            raise DataError(f"{path}: row {number} calls {name.strip()} {label.strip()!r} and an earlier one calls it {table[name.strip()]!r}, keep one of them")
-    return table
+    table, labels = read_table(path, "data.labels"), {}
+    if len(table.header) < 2: raise DataError(f"{path}: a table of labels should have a line of titles, then a name and a label on each (got the one column {table.header[0]!r})")
+    for line, (name, label, *_) in zip(table.lines, table.rows):
+        if labels.setdefault(unicodedata.normalize("NFC", name), label) != label:
+            raise DataError(f"{path}: row {line} calls {name} {label!r} and an earlier one calls it {labels[unicodedata.normalize('NFC', name)]!r}, keep one of them")
+    return labels
 
 # %% ../../nbs/data/11_wireframes.ipynb #96ab1896
 def collected_pages(
@@ -135,7 +131,8 @@ def collected_pages(
     if config.trees is not None: pages = with_trees(pages, config.trees, config.relative)
     if config.labels is None: return pages, f"pages of {config.data_dir}"
     table = read_labels(config.labels)
-    labels = [table.get(name, table.get(name.rpartition("/")[2], "")) for name in pages.names]
+    names = [unicodedata.normalize("NFC", name) for name in pages.names]
+    labels = [table.get(name, table.get(name.rpartition("/")[2], "")) for name in names]
     if not any(table.values()): raise DataError(f"{config.labels}: all of its {len(table)} labels are empty, fill in some of them or leave data.labels out")
     if not any(labels): raise DataError(f"{config.labels}: none of its {len(table)} names is a page of {config.data_dir} (a page's name is such as {pages.names[0]})")
     return replace(pages, labels=labels), f"pages of {config.data_dir}, {sum(map(bool, labels))} with a label"

@@ -10,8 +10,6 @@ __all__ = ['FOREIGN_WEIGHTS', 'run_and_checkpoint', 'open_vae', 'prepared_as', '
            'head_configuration', 'open_head']
 
 # %% ../../nbs/evaluate/12_regression.ipynb #1853bdfa
-import csv
-import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,7 +26,8 @@ from ..core.seeds import generator, key_seed
 from ..core.spec import DesignSpec
 from ..data.attributes import AttributesConfig, RunDataConfig, open_pictures
 from ..data.designs import Batch, Designs, Splits, build_data, digest_of, positions
-from ..data.folders import FolderConfig, folder_like, load_all
+from ..data.folders import FolderConfig, component_folder, folder_like, load_all
+from ..data.tables import write_table
 from .latents import r_squared_of, squares
 from .scores import Score, bootstrap_sums, plain, text_table
 from ..models.contract import LatentVariableModel
@@ -417,14 +416,19 @@ def head_designs(
     input_dir: str | Path | None = None,  # a folder like the head's data; None = its held-out designs
     num_samples: int | None = None,       # the first so many, None = all
     measured: bool = True,                # whether the designs' targets are needed
+    attributes_path: str | Path | None = None,  # measures of the pictures in `input_dir`, JSON or CSV; None = those of the head's data
 ) -> tuple[Designs, dict, str]:           # designs, statistics of their columns, where they come from
     "Designs to measure a head on, or to apply it to; raises DataError where they don't fit."
     data, input_dir = head.config.data, None if input_dir is None else user_path(input_dir)
     if isinstance(data, RunDataConfig): data = RunFolder.open(data.run_dir).read_config().data
+    as_folder = input_dir is not None and (isinstance(data, FolderConfig) or not isinstance(data, AttributesConfig)
+                                           and any(component_folder(user_path(input_dir), name).is_dir() for name in head.vae.spec.components))
+    if attributes_path is not None and (input_dir is None or as_folder):
+        raise DataError("--attributes-path gives the measures of pictures in --input-dir, and these designs have theirs already: leave it out, or give a folder of pictures")
     if input_dir is None:
         if head.data is None: head.data = build_data(head.config.data, RunFolder.open(head.path).read_json("design.json")["statistics"] or None)
         designs, statistics, source = head.data.test or head.data.val, head.data.statistics, head.data.source
-    elif isinstance(data, FolderConfig) or not isinstance(data, AttributesConfig) and any((Path(input_dir) / name).is_dir() for name in head.vae.spec.components):
+    elif as_folder:
         # With statistics of none, conditions are in their own units; what else is predicted is looked for in the same table.
         section = folder_like(data, input_dir, head.vae.spec, {})
         section = section.model_copy(update={"attribute_columns": tuple(name for name in head.targets if name not in section.condition_columns)})
@@ -434,7 +438,9 @@ def head_designs(
         spec, own = head.vae.spec, head.vae.config.data
         if not isinstance(data, AttributesConfig):
             data = AttributesConfig(root_dir=str(input_dir), image_size=(spec.height, spec.width), channels=spec.channels, local_normalization=bool(getattr(own, "local_normalization", False)))
+        if attributes_path is not None: data = data.model_copy(update={"attributes_path": str(attributes_path), "attributes": head.targets})
         designs, statistics, source = open_pictures(data, input_dir, "--input-dir", measured, False), {}, str(input_dir)
+        if measured: source += f" with the measures of {data.attributes_path}"
     check_fits(designs.spec, head.vae, source)
     return designs if num_samples is None else designs.subset(slice(0, num_samples)), statistics, source
 
@@ -458,17 +464,18 @@ def evaluate_head(
     num_samples: int | None = None,        # the first so many, None = all
     seed: int = 0,                         # of the bootstrap
     draw: Callable | None = None,          # (measured, predicted, targets) → a figure for predictions.png, None = no picture
+    attributes_path: str | Path | None = None,  # measures of the pictures in `input_dir`; None = those of the head's data
     **arguments,                           # what else is to be noted, such as the command's own
 ) -> dict:                                 # what is in metrics.json
     "Measure a head beside ridge regression and the mean; DataError where designs lack a target."
-    designs, statistics, source = head_designs(head, input_dir, num_samples)
+    designs, statistics, source = head_designs(head, input_dir, num_samples, attributes_path=attributes_path)
     if len(designs) < 2: raise DataError(f"{source}: R² needs at least two designs (got {len(designs)}), give more or a larger --num-samples")
     measured = target_table(designs, statistics, head.targets, source)
     latents, predicted = head_predictions(head, designs, batch_size)
     ways = {"metrics": predicted, "ridge": head.ridge.predict(latents).float(), "mean_predictor": head.ridge.mean.float().expand_as(measured)}
     report = {name: regression_scores(values, measured, head.targets, seed) for name, values in ways.items()}
     report |= {"targets": list(head.targets), "n": len(designs), "source": source, "step": head.step, "ridge_penalty": head.ridge.penalty.tolist(),
-               "arguments": {"input_dir": input_dir, "output_dir": output_dir, "batch_size": batch_size, "num_samples": num_samples, "seed": seed, **arguments},
+               "arguments": {"input_dir": input_dir, "output_dir": output_dir, "batch_size": batch_size, "num_samples": num_samples, "seed": seed, "attributes_path": attributes_path, **arguments},
                "files": designs.names}
     folder = RunFolder(head.path).folder("eval") if output_dir is None else user_path(output_dir)
     make_folder(folder)
@@ -528,9 +535,7 @@ def predict_designs(
     found = {name: dict(zip(head.targets, row)) for name, row in zip(designs.names, predicted.tolist())}
     folder = RunFolder(head.path).folder("inference") if output_dir is None else user_path(output_dir)
     make_folder(folder)
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows([["filename", *head.targets], *([name, *values.values()] for name, values in found.items())])
-    atomic_write(folder / "predictions.csv", text.getvalue())
+    write_table(folder / "predictions.csv", {"filename": list(found)} | {target: [values[target] for values in found.values()] for target in head.targets})
     atomic_write(folder / "predictions.json", json.dumps(found, indent=2))
     return found
 

@@ -86,7 +86,9 @@ def judges(
     features,          # of the Fréchet distance, see feature_network
 ) -> tuple[ComponentClassifiers | None, FeatureNetwork | None, dict[str, str]]:  # what judges coherence; for the report, what is to be known
     "Load the classifiers and the feature network; DataError for classifiers of other data."
-    if classifiers is None: return None, None, {}
+    if classifiers is None:
+        if features == "classifier": return None, None, {}
+        raise EpureError(f"--features: expected classifiers beside {features if isinstance(features, str) else 'it'}, since the Fréchet distance is measured with coherence, got none; give --coherence their folder, or leave --features out")
     if not isinstance(classifiers, ComponentClassifiers): classifiers = load_classifiers(classifiers, run.device)
     refuse_foreign(classifiers, designs, run.data.train)
     mine = run.config.data.model_dump(mode="json")

@@ -143,21 +143,18 @@ def archetype_strip(
 def interpolation_scores(
     space:LatentSpace,
     real:RealPages,
-    label:str = "class",        # the attribute
     steps:int = 7,              # of a way, both ends included
-    most:int = 45,              # ways of each sort
-    way:str = "linear",         # or "spherical"
     seed:int = 0,               # of the pairs and the intervals
 ) -> dict[str, dict[str, Score]]:   # "centroid to centroid" and "page to page" → distance, similarity; "pages" → similarity of reconstructions
     "Score how far the inner steps of ways are from real pages."
-    random, names = make_generator(seed, "explore", "archetypes"), list(archetype_centroids(space, label))
+    random, names = make_generator(seed, "explore", "archetypes"), list(archetype_centroids(space))
     pairs = [(a, b) for k, a in enumerate(names) for b in names[k + 1:]]
     if not pairs: raise DataError(f"a way between archetypes needs two of them (got {names[0]}): take pages of several kinds")
-    chosen = [pairs[k] for k in torch.randperm(len(pairs), generator=random)[:most].tolist()]
+    chosen = [pairs[k] for k in torch.randperm(len(pairs), generator=random)[:45].tolist()]
     ends = torch.stack([torch.randperm(len(space), generator=random)[:2] for _ in chosen]).tolist()
     scores = {}
     for sort, ways in (("centroid to centroid", chosen), ("page to page", ends)):
-        found = [realness(archetype_walk(space, pair, steps, way, label), real) for pair in ways]
+        found = [realness(archetype_walk(space, pair, steps), real) for pair in ways]
         for name, usual in (("distance", 1.), ("similarity", real.usual_similarity)):
             inner = torch.stack([values[name][1:-1].double().nanmean() for values in found])
             scores.setdefault(sort, {})[name] = mean_score(inner, ~inner.isnan(), random, reference=usual, reference_name="a page and the next one", better="" if name == "distance" else "higher")

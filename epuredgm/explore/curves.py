@@ -51,11 +51,9 @@ def running_mean(
     window:int,         # odd number of values; cut off at the ends
 ) -> np.ndarray:        # (n,)
     "The mean of each value and its neighbours, those that are numbers."
-    known = np.isfinite(values); half = window//2
-    total, count = (np.concatenate([[0], np.cumsum(v)]) for v in (np.where(known, values, 0), known))
-    first, last = (np.clip(np.arange(len(values)) + offset, 0, len(values)) for offset in (-half, half + 1))
-    number = count[last] - count[first]
-    return np.where(number > 0, (total[last] - total[first])/np.maximum(number, 1), np.nan)
+    known, around = np.isfinite(values), slice(window//2, window//2 + len(values))
+    total, number = (np.convolve(v, np.ones(window))[around] for v in (np.where(known, values, 0), known))
+    return np.where(number > 0, total/np.maximum(number, 1), np.nan)
 
 # %% ../../nbs/explore/01_curves.ipynb #c6d10d3f
 def plot_curve(

@@ -36,12 +36,11 @@ def condition_sweep(
 def conditional_sheet(
     run,                       # train.run.Run with conditions
     mirror: str | None = None, # the edge that is the axis of half-sections
-    seed: int = 0,             # of the samples
 ):                             # a matplotlib Figure
     "One row a condition, asked for from low to high; asked and measured beneath each design."
     sweep, names = condition_sweep(run), run.spec.conditions
     asked = sweep.flatten(0, 1)
-    random = make_generator(seed, "demo", "conditional", device=run.device)
+    random = make_generator(0, "demo", "conditional", device=run.device)
     drawn = run.sample(len(asked), asked, generator=random)
     units = run.units(asked)
     measure = run.data.knowledge.measure
@@ -75,14 +74,12 @@ def completions_sheet(
     same_design: bool,         # whether every row is of one design
     heading: str,              # over the sheet
     mirror: str | None = None, # the edge that is the axis of half-sections
-    n: int = 16,               # completions of each, of which four are drawn
-    seed: int = 0,             # of the completions
 ):                             # a matplotlib Figure
     "Held-out designs, completed from what is shown of them, conditions withheld."
     rows = [0] * len(observed) if same_design else [i % len(run.data.val) for i in range(len(observed))]
     batch = run.data.val.batch(rows, "cpu")
-    random = make_generator(seed, "demo", heading, device=run.device)
-    completions = run.complete(batch.x, observed & batch.available, n=n, generator=random)
+    random = make_generator(0, "demo", heading, device=run.device)
+    completions = run.complete(batch.x, observed & batch.available, n=16, generator=random)  # of which four are drawn
     return completion_sheet(batch.x, observed & batch.available, completions, run.spec, mirror=mirror, heading=heading)
 
 # %% ../../nbs/explore/04_demo.ipynb #d873e141

@@ -16,13 +16,13 @@ from ..plot.figures import blank_figure
 from ..plot.pictures import FRAME, Mirror, PALETTE, TEXT, colour, uncertainty
 from ..plot.sheets import completion_notes, sheet
 from .traversals import device_of
-from ..models.contract import GenerativeModel, in_eval_mode
+from ..models.contract import LatentVariableModel, in_eval_mode
 if TYPE_CHECKING: from matplotlib.figure import Figure
 
 # %% auto #0
 __all__ = ['field_of', 'has_field', 'in_double', 'block_correlation', 'beliefs_of', 'mean_over_designs', 'aggregated_field',
-           'dependence_tables', 'heat_maps', 'draw_heat_map', 'dependence_sheet', 'field_edges', 'circle_positions',
-           'graph_figure', 'field_graph', 'leading_direction', 'moved_component', 'strip_pictures', 'strip_sheet']
+           'dependence_tables', 'heat_maps', 'draw_heat_map', 'dependence_sheet', 'field_edges', 'graph_figure',
+           'field_graph', 'leading_direction', 'moved_component', 'strip_pictures', 'strip_sheet']
 
 # %% ../../nbs/explore/05_dependence.ipynb #57f2c090
 def field_of(
@@ -40,8 +40,7 @@ def has_field(
 ) -> bool:
     "Tell whether a model's prior is one Gaussian over several components."
     model = getattr(model, "model", model)
-    prior = getattr(model, "prior", None)
-    return callable(prior) and isinstance(prior(), JointNormal) and model.spec.n_components > 1
+    return isinstance(model, LatentVariableModel) and isinstance(model.prior(), JointNormal) and model.spec.n_components > 1
 
 def in_double(
     joint:JointNormal,  # (B, D)
@@ -55,18 +54,15 @@ def in_double(
 def block_correlation(
     joint:JointNormal,          # of B rows on C blocks
     given_the_rest:bool=False,  # whether all other components are known
-    summary:str="largest",      # of the canonical correlations; or "rms", their root mean square
 ) -> Tensor:                    # (B, C, C) in [0, 1], 1 on the diagonal
-    "One correlation for every two components, whatever coordinates their latents have; EpureError for another summary."
-    if summary not in ("largest", "rms"): raise EpureError(f"summary is {summary!r}; expected 'largest' or 'rms'")
+    "One correlation for every two components, whatever coordinates their latents have: the largest canonical one."
     matrix = joint.covariance.precision() if given_the_rest else joint.covariance.dense()
-    found = canonical_correlations(matrix, joint.blocks)
-    return found[..., 0] if summary == "largest" else found.square().mean(-1).sqrt()
+    return canonical_correlations(matrix, joint.blocks)[..., 0]
 
 # %% ../../nbs/explore/05_dependence.ipynb #ea5df104
 @in_eval_mode
 def beliefs_of(
-    model:GenerativeModel,
+    model:LatentVariableModel,
     x:Tensor,                       # (N, planes, H, W), designs
     available:Tensor|None=None,     # (N, C) bool, which components they have; None: all
     batch_size:int=256,             # designs at once
@@ -176,24 +172,15 @@ def field_edges(
     shared = mutual_information(joint, given_the_rest=True)[0].nan_to_num(0.)
     return torch.where(shared > threshold, shared, 0.)
 
-def circle_positions(
-    names:Sequence[str],    # of the components
-) -> dict[str, tuple[float, float]]:    # (x, y), upwards
-    "Places on a circle, the first at the top, clockwise."
-    angles = 2*np.pi*np.arange(len(names))/len(names)
-    return {name: (float(np.sin(angle)), float(np.cos(angle))) for name, angle in zip(names, angles)}
-
 # %% ../../nbs/explore/05_dependence.ipynb #6f35ca00
 def graph_figure(
     edges:Tensor,                   # (C, C) nats, 0: no edge, as `field_edges` gives
     names:Sequence[str],            # of the components
-    positions:Mapping[str, tuple[float, float]]|None=None,  # (x, y) of each, in any unit; None: on a circle
     note:str="",                    # under the graph
 ) -> "Figure":
     "Components as nodes, dependence given the rest as lines: the wider, the more nats."
-    places = circle_positions(names) if positions is None else positions
-    missing = [name for name in names if name not in places]
-    if missing: raise EpureError(f"positions lack {listing(missing)}: give each component an (x, y), or none at all")
+    angles = 2*np.pi*np.arange(len(names))/len(names)  # from the top, clockwise
+    places = {name: (float(np.sin(angle)), float(np.cos(angle))) for name, angle in zip(names, angles)}
     figure, top = blank_figure(460, 400), max(edges.max().item(), 1e-9)
     axes = figure.add_axes((.12, .1, .76, .84)); axes.axis("off"); axes.set_aspect("equal"); axes.margins(.22)
     for i, j in zip(*np.nonzero(np.tril(edges.numpy()))):
@@ -212,11 +199,10 @@ def graph_figure(
 def field_graph(
     model:Any,              # a model with a field, or a run
     threshold:float=0.01,   # nats; what two components share less of isn't drawn
-    positions:Mapping[str, tuple[float, float]]|None=None,  # (x, y) of each component; None: on a circle
 ) -> "Figure":
     "The graph of a model's field; EpureError for a family without one."
     edges, spec = field_edges(field_of(model), threshold), getattr(model, "model", model).spec
-    return graph_figure(edges, spec.components, positions, f"nats shared given all others; less than {threshold:g} is not drawn")
+    return graph_figure(edges, spec.components, f"nats shared given all others; less than {threshold:g} is not drawn")
 
 # %% ../../nbs/explore/05_dependence.ipynb #b4438392
 def leading_direction(
@@ -252,7 +238,7 @@ def moved_component(
 # %% ../../nbs/explore/05_dependence.ipynb #47813431
 @in_eval_mode
 def strip_pictures(
-    model:GenerativeModel,                          # with a field
+    model:LatentVariableModel,                          # with a field
     component:str,                                  # the one that is moved
     towards:str|None=None,                          # another one; None: the direction of largest variance
     steps:Sequence[float]=(-2, -1, 0, 1, 2),        # standard deviations
@@ -285,13 +271,13 @@ def strip_sheet(
     zoom:int|None=None,                             # screen pixels a pixel, None = what fits
 ) -> "Figure":
     "One component moved: the others at their conditional mean; below, mean and standard deviation of pixels over draws of them."
-    model, scale = getattr(model, "model", model), 0.5
+    model = getattr(model, "model", model)
     pictures, draws = strip_pictures(model, component, towards, steps, n, cond, generator)
     spec, mean, std = model.spec, draws.mean(0), draws.std(0)
     tiles = {"at the mean": colour(pictures, spec, mirror), "mean − std": colour(mean - std, spec, mirror),
              f"mean of {n}": colour(mean, spec, mirror), "mean + std": colour(mean + std, spec, mirror),
-             "standard\ndeviation": uncertainty(draws, spec, mirror, scale)}
+             "standard\ndeviation": uncertainty(draws, spec, mirror)}
     way = "along its largest variance" if towards is None else f"towards {towards}"
-    notes = [note for note in completion_notes(spec, scale, n) if "missing" not in note.words]
+    notes = [note for note in completion_notes(spec, n) if "missing" not in note.words]
     return sheet(np.stack(list(tiles.values())), f"{component} moves {way}, the others follow", [f"{t:+g} std" if t else "0" for t in steps],
                  list(tiles), notes=notes, zoom=zoom)

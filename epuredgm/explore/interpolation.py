@@ -20,7 +20,7 @@ if TYPE_CHECKING: from matplotlib.figure import Figure
 
 # %% auto #0
 __all__ = ['WALK_WAYS', 'way_between', 'Walk', 'walk', 'stops_of', 'walk_pictures', 'walk_attributes', 'walk_figure',
-           'draw_attribute', 'most_changed', 'animation', 'WalkActions', 'stop_numbers', 'WalkPanel']
+           'draw_attribute', 'most_changed', 'animation', 'stop_numbers', 'WalkPanel']
 
 # %% ../../nbs/explore/08_interpolation.ipynb #0a983fa6
 WALK_WAYS = ("linear", "spherical")
@@ -172,52 +172,18 @@ def most_changed(
 # %% ../../nbs/explore/08_interpolation.ipynb #2fd09827
 def animation(
     pictures:np.ndarray,        # (S, H, W, 3) in [0, 1], such as `colour` gives
-    milliseconds:int = 90,      # of each frame
     zoom:int = 4,               # screen pixels a pixel
-    back:bool = True,           # whether it returns the way it came
 ) -> bytes:                     # a GIF file that repeats for ever
-    "Pictures one after the other."
+    "Pictures one after the other, there and back."
     from PIL import Image
-    frames = to_uint8(np.concatenate([pictures, pictures[-2:0:-1]]) if back else pictures)
+    frames = to_uint8(np.concatenate([pictures, pictures[-2:0:-1]]))
     palette = Image.fromarray(frames.reshape(-1, frames.shape[2], 3)).quantize(255, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     drawn = [Image.fromarray(frame.repeat(zoom, 0).repeat(zoom, 1)).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     file = BytesIO()
-    drawn[0].save(file, "GIF", save_all=True, append_images=drawn[1:], duration=milliseconds, loop=0, disposal=1, optimize=False)
+    drawn[0].save(file, "GIF", save_all=True, append_images=drawn[1:], duration=90, loop=0, disposal=1, optimize=False)
     return file.getvalue()
 
 # %% ../../nbs/explore/08_interpolation.ipynb #ba9ed1f7
-class WalkActions(Panel):
-    "The actions of a slider between designs."
-
-    def rebuild(self) -> None:
-        "Decodes the way anew, when its ends or its form were changed; what is wrong is shown and nothing else changes."
-        try: self.walk = walk(self.space, stop_numbers(self.stops.value), self.steps, self.way.value)
-        except EpureError as error: self.words.value = f"<b>{error}</b>"; return
-        self.pictures = walk_pictures(self.walk)
-        self.known = walk_attributes(self.walk, self.pictures, self.head)
-        self.tiles = colour(self.pictures, self.space.spec, self.space.mirror)
-        self.step.max = len(self.walk.z) - 1
-        self.strip.value = walk_figure(self.walk, self.pictures, self.known)._repr_png_()
-        self.go_to(self.step.value)
-
-    def go_to(self, step:int) -> None:
-        "Shows one step of the way, and what is known of it."
-        t = float(self.walk.t[step])
-        self.picture.value = sheet(self.tiles[step][None, None], notes=component_notes(self.space.spec))._repr_png_()
-        values = [f"{label_of(self.space, name)}: {float(value[step]):.3g} {how}" for how, found in self.known.items() for name, value in found.items()]
-        self.words.value = "<br>".join([f"{t - int(t):.0%} of the way from design {self.walk.stops[int(t)]}", *values])
-
-    def write(self, path:str) -> None:
-        "Writes the animation."
-        try:
-            with open(path, "wb") as file: file.write(animation(self.tiles))
-        except OSError as error: self.words.value = f"<b>{path} can't be written: {error.strerror}</b>"; return
-        self.words.value = f"{path} was written, {2*len(self.tiles) - 2} frames"
-
-    @property
-    def still(self) -> bytes: return self.strip.value
-
-
 def stop_numbers(
     text:str,   # such as "3, 8, 5"
 ) -> list[int]:
@@ -226,7 +192,7 @@ def stop_numbers(
     except ValueError: raise DataError(f"the designs are {text!r}, expected their numbers, such as 3, 8, 5") from None
 
 # %% ../../nbs/explore/08_interpolation.ipynb #184fe39a
-class WalkPanel(WalkActions):
+class WalkPanel(Panel):
     "A slider from one design to another, or along several."
 
     def __init__(self,
@@ -250,3 +216,31 @@ class WalkPanel(WalkActions):
         self.save.on_click(lambda button: self.write("walk.gif"))
         controls = ipywidgets.VBox([self.stops, self.way, self.step, self.save, self.words])
         self.box = ipywidgets.VBox([ipywidgets.HBox([self.picture, controls]), self.strip])
+
+    def rebuild(self) -> None:
+        "Decodes the way anew, when its ends or its form were changed; what is wrong is shown and nothing else changes."
+        try: self.walk = walk(self.space, stop_numbers(self.stops.value), self.steps, self.way.value)
+        except EpureError as error: return self.say(problems=[str(error)])
+        self.pictures = walk_pictures(self.walk)
+        self.known = walk_attributes(self.walk, self.pictures, self.head)
+        self.tiles = colour(self.pictures, self.space.spec, self.space.mirror)
+        self.step.max = len(self.walk.z) - 1
+        self.strip.value = walk_figure(self.walk, self.pictures, self.known)._repr_png_()
+        self.go_to(self.step.value)
+
+    def go_to(self, step:int) -> None:
+        "Shows one step of the way, and what is known of it."
+        t = float(self.walk.t[step])
+        self.picture.value = sheet(self.tiles[step][None, None], notes=component_notes(self.space.spec))._repr_png_()
+        values = [f"{label_of(self.space, name)}: {float(value[step]):.3g} {how}" for how, found in self.known.items() for name, value in found.items()]
+        self.say(f"{t - int(t):.0%} of the way from design {self.walk.stops[int(t)]}", *values)
+
+    def write(self, path:str) -> None:
+        "Writes the animation."
+        try:
+            with open(path, "wb") as file: file.write(animation(self.tiles))
+        except OSError as error: return self.say(problems=[f"{path} can't be written: {error.strerror}"])
+        self.say(f"{path} was written, {2*len(self.tiles) - 2} frames")
+
+    @property
+    def still(self) -> bytes: return self.strip.value

@@ -20,9 +20,8 @@ from ..models.contract import in_eval_mode
 if TYPE_CHECKING: from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['MOST_POSITIONS', 'DRAWN_DIMENSIONS', 'by_position', 'latent_health', 'in_own_units', 'posterior_draws',
-           'norm_of_prior', 'health_figure', 'draw_nats', 'draw_spread', 'densities', 'draw_norms', 'draw_correlations',
-           'draw_positions']
+__all__ = ['MOST_POSITIONS', 'DRAWN_DIMENSIONS', 'by_position', 'latent_health', 'posterior_draws', 'health_figure', 'draw_nats',
+           'draw_spread', 'densities', 'draw_norms', 'draw_correlations', 'draw_positions']
 
 # %% ../../nbs/explore/11_latent_health.ipynb #a0eb40b0
 MOST_POSITIONS = 20_000  # of spatial latents, at most
@@ -46,17 +45,10 @@ def latent_health(
     check_several(space, "the health of a latent space")
     if len(space.shape) > 1: return latent_scores(by_position(space.posterior, space.shape), seed)
     prior = learned_prior(space.model)
-    if prior is None: return latent_scores(in_own_units(space), seed)
-    return latent_scores(encode_designs(space.model, space.designs, device=device_of(space.model)), seed, prior)
-
-
-def in_own_units(
-    space:LatentSpace,
-) -> DiagonalNormal:    # (N, D)
-    "Posteriors whose prior is N(0, I): as they are, or counted in a prior of independent dimensions."
-    if space.units.factor is None: return space.posterior
-    std = space.units.factor.diagonal().to(space.posterior.mean)
-    return DiagonalNormal((space.posterior.mean - space.units.mean.to(std))/std, space.posterior.logvar - 2*std.log())
+    if prior is not None: return latent_scores(encode_designs(space.model, space.designs, device=device_of(space.model)), seed, prior)
+    if space.units.factor is None: return latent_scores(space.posterior, seed)
+    std = space.units.factor.diagonal().to(space.posterior.mean)  # a prior of independent dimensions: counted in them, it is N(0, I)
+    return latent_scores(DiagonalNormal((space.posterior.mean - space.units.mean.to(std))/std, space.posterior.logvar - 2*std.log()), seed)
 
 # %% ../../nbs/explore/11_latent_health.ipynb #4ac25207
 @in_eval_mode
@@ -69,15 +61,6 @@ def posterior_draws(
     drawn = []
     for batch in designs.batches(256): drawn.append(model.encode(batch.x.to(device_of(model)), batch.available.to(device_of(model))).sample(generator).cpu())
     return torch.cat(drawn)
-
-
-def norm_of_prior(
-    size:int,           # D
-    norms:np.ndarray,   # where it is asked for
-) -> np.ndarray:        # density of ‖u‖ under N(0, I)
-    "The density of the χ distribution."
-    from scipy.stats import chi
-    return chi.pdf(norms, size)
 
 # %% ../../nbs/explore/11_latent_health.ipynb #e9d48c0e
 DRAWN_DIMENSIONS = 64  # dimensions drawn
@@ -152,10 +135,11 @@ def draw_norms(
     draws:Tensor,   # (N, D) whitened
 ) -> None:
     "The norms of the draws beside those of the prior."
+    from scipy.stats import chi
     norms, size = draws.norm(dim=1).numpy(), draws.shape[1]
     span = np.linspace(max(0, min(norms.min(), size**.5 - 4)), max(norms.max(), size**.5 + 4), 300)
     axes.hist(norms, bins=30, density=True, color=PALETTE[0], alpha=.6, label="draws of the posteriors")
-    axes.plot(span, norm_of_prior(size, span), color=PALETTE[1], linewidth=1.6, label="prior")
+    axes.plot(span, chi.pdf(span, size), color=PALETTE[1], linewidth=1.6, label="prior")
     axes.set(xlabel="norm, prior standard deviations", ylabel="density"), axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(.5, 1), ncols=2)
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING: from matplotlib.figure import Figure
 # %% auto #0
 __all__ = ['MAP_METHODS', 'LatentMap', 'check_method', 'latent_map', 'MapDrawing', 'map_drawing', 'spread_designs',
            'pictures_on_map', 'MapPoint', 'latent_at', 'point_of', 'point_at', 'look_at_design', 'point_words',
-           'point_sheet', 'plane_sheet', 'MapActions', 'set_slider', 'click_canvas', 'MapPanel']
+           'point_sheet', 'plane_sheet', 'set_slider', 'click_canvas', 'MapPanel']
 
 # %% ../../nbs/explore/07_latent_map.ipynb #cad79609
 MAP_METHODS = ("pca", "tsne")
@@ -55,12 +55,11 @@ def latent_map(
     space:LatentSpace,
     method:str = "pca",         # or "tsne"
     seed:int = 0,               # of t-SNE, for latents of one dimension
-    perplexity:float = 30.,     # of t-SNE: how many neighbours count, about; less than a third of the designs
 ) -> LatentMap:
     "A map of the designs; EpureError for another method or too few designs."
     check_method(method)
     check_several(space, f"a map by {method}", 2 if method == "pca" else 5)
-    if method == "tsne": return LatentMap(space, method, tsne(space.whitened, seed, perplexity))
+    if method == "tsne": return LatentMap(space, method, tsne(space.whitened, seed))
     from sklearn.decomposition import PCA
     u = space.whitened.numpy()
     plane = PCA(min(2, *u.shape), svd_solver="full").fit(u)
@@ -210,7 +209,6 @@ def point_words(
 def point_sheet(
     map:LatentMap,
     point:MapPoint,
-    zoom:int|None = None,   # screen pixels a pixel; None: chosen
 ) -> "Figure":
     "Draw the decoded latent of a point beside the design nearest to it."
     space = map.space
@@ -218,60 +216,21 @@ def point_sheet(
     cond = None if point.design is None or batch.cond is None else batch.cond
     tiles = np.stack([colour(decode_latents(space, point.z, cond), space.spec, space.mirror), colour(batch.x, space.spec, space.mirror)], 1)
     titles = ["reconstruction" if point.design is not None else "decoded here", f"design {space.designs.names[point.nearest]}"]
-    return sheet(tiles, "", titles, notes=component_notes(space.spec), zoom=zoom)
+    return sheet(tiles, "", titles, notes=component_notes(space.spec))
 
 # %% ../../nbs/explore/07_latent_map.ipynb #3323c517
 def plane_sheet(
     map:LatentMap,      # by pca
     steps:int = 9,      # a side
-    reach:float = 2.5,  # how far from the middle, in standard deviations of the data along each direction
     zoom:int|None = None,   # screen pixels a pixel; None: chosen
 ) -> "Figure":
-    "A grid of places on the principal plane, decoded."
-    across, up = (np.linspace(-reach, reach, steps)*spread for spread in map.points.std(0))
+    "A grid of places on the principal plane up to 2.5 standard deviations of the data from the middle, decoded."
+    across, up = (np.linspace(-2.5, 2.5, steps)*spread for spread in map.points.std(0))
     z = torch.cat([latent_at(map, x, y) for y in up[::-1] for x in across])
     space = map.space
     tiles = colour(decode_latents(space, z), space.spec, space.mirror)
     return sheet(tiles.reshape(steps, steps, *tiles.shape[1:]), "The principal plane, decoded", [f"{x:+.1f}" for x in across], [f"{y:+.1f}" for y in up[::-1]],
                  notes=component_notes(space.spec), zoom=zoom)
-
-# %% ../../nbs/explore/07_latent_map.ipynb #7f499147
-class MapActions(Panel):
-    "The actions of a map when something is chosen."
-    showing = False     # whether controls are being moved along, which is no choice
-    point:MapPoint|None = None
-
-    def redraw(self) -> None:
-        "A new map, when the method or the colour was changed; maps are made once."
-        before, method = self.drawing and self.drawing.map.method, self.method.value
-        try: self.maps[method] = self.maps.get(method) or latent_map(self.space, method, self.seed)
-        except EpureError as error: self.words.value = f"<b>{error}</b>"; return
-        self.drawing = map_drawing(self.maps[method], self.colour_by.value, figure=self.drawing and self.drawing.figure)
-        self.first.disabled = self.second.disabled = method == "tsne"
-        if self.point is not None: self.show(self.point if method == before else look_at_design(self.drawing.map, self.point.nearest))
-
-    def go_to(self, x:float, y:float) -> None:
-        "To a place of the map: what a click calls."
-        self.show(point_at(self.drawing.map, x, y))
-
-    def go_to_design(self, index:int) -> None:
-        "To a design."
-        self.show(look_at_design(self.drawing.map, index))
-
-    def show(self, point:MapPoint) -> None:
-        "The mark, the picture, the words and the sliders of a point."
-        self.point = point
-        self.drawing.move(*point.place)
-        self.picture.value, self.words.value = point_sheet(self.drawing.map, point)._repr_png_(), "<br>".join(point_words(self.drawing.map, point))
-        self.showing = True
-        for control, place, extent in zip((self.first, self.second), point.place, self.drawing.map.points.T):
-            set_slider(control, place, min(1.2*extent.min(), place), max(1.2*extent.max(), place))
-        self.design.value, self.showing = point.nearest, False
-        if self.clicks: self.plot.draw_idle()
-        else: self.plot.value = png(self.drawing.figure)
-
-    @property
-    def still(self) -> bytes: return png(self.drawing.figure)
 
 # %% ../../nbs/explore/07_latent_map.ipynb #df1785a4
 def set_slider(
@@ -299,8 +258,10 @@ def click_canvas(
     return canvas
 
 # %% ../../nbs/explore/07_latent_map.ipynb #442b5d8d
-class MapPanel(MapActions):
+class MapPanel(Panel):
     "A latent map to click on, or to walk on by sliders."
+    showing = False     # whether controls are being moved along, which is no choice
+    point:MapPoint|None = None
 
     def __init__(self,
         space:LatentSpace,
@@ -332,3 +293,36 @@ class MapPanel(MapActions):
     def walk(self) -> None: self.go_to(self.first.value, self.second.value)  # what a slider of places calls
 
     def choose(self) -> None: self.go_to_design(self.design.value)  # what the slider of designs calls
+
+    def redraw(self) -> None:
+        "A new map, when the method or the colour was changed; maps are made once."
+        before, method = self.drawing and self.drawing.map.method, self.method.value
+        try: self.maps[method] = self.maps.get(method) or latent_map(self.space, method, self.seed)
+        except EpureError as error: return self.say(problems=[str(error)])
+        self.drawing = map_drawing(self.maps[method], self.colour_by.value, figure=self.drawing and self.drawing.figure)
+        self.first.disabled = self.second.disabled = method == "tsne"
+        if self.point is not None: self.show(self.point if method == before else look_at_design(self.drawing.map, self.point.nearest))
+
+    def go_to(self, x:float, y:float) -> None:
+        "To a place of the map: what a click calls."
+        self.show(point_at(self.drawing.map, x, y))
+
+    def go_to_design(self, index:int) -> None:
+        "To a design."
+        self.show(look_at_design(self.drawing.map, index))
+
+    def show(self, point:MapPoint) -> None:
+        "The mark, the picture, the words and the sliders of a point."
+        self.point = point
+        self.drawing.move(*point.place)
+        self.picture.value = point_sheet(self.drawing.map, point)._repr_png_()
+        self.say(*point_words(self.drawing.map, point))
+        self.showing = True
+        for control, place, extent in zip((self.first, self.second), point.place, self.drawing.map.points.T):
+            set_slider(control, place, min(1.2*extent.min(), place), max(1.2*extent.max(), place))
+        self.design.value, self.showing = point.nearest, False
+        if self.clicks: self.plot.draw_idle()
+        else: self.plot.value = png(self.drawing.figure)
+
+    @property
+    def still(self) -> bytes: return png(self.drawing.figure)

@@ -4,9 +4,10 @@
 
 # %% ../../nbs/explore/06_latent_space.ipynb #e79013ae
 from __future__ import annotations
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from html import escape
 from io import BytesIO
 from typing import Any
 import torch
@@ -93,11 +94,11 @@ LOG_TWO_PI = torch.log(torch.tensor(2*torch.pi, dtype=torch.float64)).item()
 # %% ../../nbs/explore/06_latent_space.ipynb #7b03c3ac
 @torch.no_grad()
 def prior_units(
-    model:GenerativeModel,
+    model:LatentVariableModel,
     size:int,   # D, latent dimensions
 ) -> PriorUnits:
     "The coordinates in which the prior of a model is N(0, I)."
-    if isinstance(getattr(model, "prior", None), StandardNormal) or not callable(getattr(model, "prior", None)): return PriorUnits(size)
+    if isinstance(model.prior, StandardNormal): return PriorUnits(size)
     prior = model.prior()
     mean = prior.mean[0].double().cpu()
     if not hasattr(prior, "covariance"): return PriorUnits(size, mean, torch.diag((prior.logvar[0].double().cpu()/2).exp()))
@@ -150,7 +151,7 @@ def usual_ranges(
 @dataclass(frozen=True, eq=False)
 class LatentSpace:
     "A model, the latents of some designs, and what is known of them."
-    model:GenerativeModel               # in evaluation mode
+    model:LatentVariableModel           # in evaluation mode
     designs:Designs                     # N of them
     posterior:DiagonalNormal            # (N, D), on the processor
     measure:Callable|None = None        # pictures → name → (B,), where they can be measured
@@ -325,9 +326,22 @@ def as_head(
 
 # %% ../../nbs/explore/06_latent_space.ipynb #445326ca
 class Panel:
-    "A widget with a still picture for readers without a kernel. Subclasses set `box`, and `still` when their picture changes."
+    "A widget with a still picture for readers without a kernel. Subclasses set `box`, and `picture` unless another picture is the still one."
     box:Any         # of ipywidgets
-    still:bytes     # a PNG file
+    words:Any       # of ipywidgets, an HTML
+    picture:Any     # of `picture_widget`
+
+    @property
+    def still(self) -> bytes: return self.picture.value  # a PNG file
+
+    def say(self,
+        *lines:str,         # below each other
+        problems:Sequence[str] = (),    # in bold, before them
+        table:str = "",     # in letters of one width, after them
+    ) -> None:
+        "Shows words as they are written: names of designs and of columns are no HTML."
+        shown = "".join(f"<b>{escape(problem, quote=False)}</b>" for problem in problems) + "<br>".join(escape(line, quote=False) for line in lines)
+        self.words.value = shown + (f"<pre>{escape(table, quote=False)}</pre>" if table else "")
 
     def _repr_mimebundle_(self, include=None, exclude=None, **more):
         from base64 import b64encode
@@ -338,12 +352,11 @@ class Panel:
 
 def fewer_colours(
     picture:bytes,      # a PNG file
-    colours:int = 255,  # at most 256
 ) -> bytes:             # a PNG file of about a third of the size
     "A picture for a page: drawings and plots have few colours."
     from PIL import Image
     file = BytesIO()
-    Image.open(BytesIO(picture)).convert("RGB").quantize(colours, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+    Image.open(BytesIO(picture)).convert("RGB").quantize(255, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
     return file.getvalue()
 
 

@@ -16,12 +16,11 @@ from .latent_space import LatentSpace, Panel, as_head, check_indices, check_seve
 from ..plot.figures import blank_figure
 from ..plot.pictures import FRAME, TEXT, colour
 from ..plot.sheets import component_notes, sheet
-from .traversals import prior_moments
 if TYPE_CHECKING: from matplotlib.figure import Figure
 
 # %% auto #0
 __all__ = ['Direction', 'single_dimensions', 'principal_directions', 'directions', 'moved_along', 'start_of', 'Responses',
-           'responses', 'responses_figure', 'draw_block', 'TraversalActions', 'TraversalPanel']
+           'responses', 'responses_figure', 'draw_block', 'TraversalPanel']
 
 # %% ../../nbs/explore/09_responses.ipynb #9fdb6575
 @dataclass(frozen=True, eq=False)
@@ -44,7 +43,8 @@ def single_dimensions(
     most:int,   # directions
 ) -> list[Direction]:
     "The latent dimensions that carry most, by their mean KL over the designs."
-    q, (mean, std) = space.posterior, (moment.detach().double().cpu().expand(space.units.size) for moment in prior_moments(space.model))
+    q, prior = space.posterior, space.model.prior()
+    mean, std = prior.mean[0].detach().double().cpu(), (prior.logvar[0]/2).exp().detach().double().cpu()
     kl = kl_normal_per_dimension((q.mean.double() - mean)/std, q.logvar.double() - 2*std.log()).mean(0)
     unit = torch.eye(space.units.size, dtype=torch.float64)
     return [Direction(f"z{d}", f"KL {kl[d]:.2f} nats", float(kl[d]), unit[d]*std[d], unit[d]/std[d], mean) for d in kl.argsort(descending=True)[:most].tolist()]
@@ -183,10 +183,29 @@ def draw_block(
     axes.set_yticks(range(len(labels)), labels, fontsize=7.5, parse_math=False), axes.tick_params(length=0), axes.spines[:].set_color(FRAME)
     figure.text(12/width, 1 - (top + high/2)/height, f"{found.directions[r].name}\n{found.directions[r].says}", fontsize=9, color=TEXT, va="center")
 
-# %% ../../nbs/explore/09_responses.ipynb #dc4e9a02
-class TraversalActions(Panel):
-    "The actions of sliders along directions."
+# %% ../../nbs/explore/09_responses.ipynb #9d36ecaa
+class TraversalPanel(Panel):
+    "A design, and a slider for each of its busiest directions."
     loading = False     # whether sliders are being set, which is no move
+
+    def __init__(self,
+        space:LatentSpace,
+        design:int = 0,             # where to start
+        most:int = 6,               # sliders
+        head:Callable|None = None,  # (B, D) → (B, A), with `names`
+    ):
+        import ipywidgets
+        self.space, self.head, self.directions = space, None if head is None else as_head(head), directions(space, most)
+        self.design = ipywidgets.IntSlider(value=check_indices(space, [design])[0], min=0, max=len(space) - 1, description="design", continuous_update=False)
+        self.sliders = [ipywidgets.FloatSlider(min=-4, max=4, step=.1, description=direction.name, continuous_update=False) for direction in self.directions]
+        self.back = ipywidgets.Button(description="back", icon="undo")
+        self.words, self.picture = ipywidgets.HTML(), picture_widget(blank_figure(8, 8))
+        self.load()
+        for slider in self.sliders: slider.observe(lambda change: self.loading or self.show(self.latent()), "value")
+        self.design.observe(lambda change: self.load(), "value")
+        self.back.on_click(lambda button: self.load())
+        said = [ipywidgets.HBox([slider, ipywidgets.Label(direction.says)]) for slider, direction in zip(self.sliders, self.directions)]
+        self.box = ipywidgets.HBox([ipywidgets.VBox([self.design, *said, self.back]), ipywidgets.VBox([self.picture, self.words])])
 
     def load(self) -> None:
         "Starts from the design that is chosen: every slider stands where it is."
@@ -209,30 +228,4 @@ class TraversalActions(Panel):
         tiles = np.stack([colour(design, self.space.spec, self.space.mirror), colour(x, self.space.spec, self.space.mirror)], 1)
         self.picture.value = sheet(tiles, "", [f"design {self.space.designs.names[self.design.value]}", "moved"], notes=component_notes(self.space.spec))._repr_png_()
         known = measured_lengths(self.space, x) | ({} if self.head is None else dict(zip((f"{name}, predicted" for name in self.head.names), self.head(z.float()).detach().T)))
-        self.words.value = "<br>".join(f"{label_of(self.space, name)}: {float(value):.3g}" for name, value in known.items())
-
-    @property
-    def still(self) -> bytes: return self.picture.value
-
-# %% ../../nbs/explore/09_responses.ipynb #9d36ecaa
-class TraversalPanel(TraversalActions):
-    "A design, and a slider for each of its busiest directions."
-
-    def __init__(self,
-        space:LatentSpace,
-        design:int = 0,             # where to start
-        most:int = 6,               # sliders
-        head:Callable|None = None,  # (B, D) → (B, A), with `names`
-    ):
-        import ipywidgets
-        self.space, self.head, self.directions = space, None if head is None else as_head(head), directions(space, most)
-        self.design = ipywidgets.IntSlider(value=check_indices(space, [design])[0], min=0, max=len(space) - 1, description="design", continuous_update=False)
-        self.sliders = [ipywidgets.FloatSlider(min=-4, max=4, step=.1, description=direction.name, continuous_update=False) for direction in self.directions]
-        self.back = ipywidgets.Button(description="back", icon="undo")
-        self.words, self.picture = ipywidgets.HTML(), picture_widget(blank_figure(8, 8))
-        self.load()
-        for slider in self.sliders: slider.observe(lambda change: self.loading or self.show(self.latent()), "value")
-        self.design.observe(lambda change: self.load(), "value")
-        self.back.on_click(lambda button: self.load())
-        said = [ipywidgets.HBox([slider, ipywidgets.Label(direction.says)]) for slider, direction in zip(self.sliders, self.directions)]
-        self.box = ipywidgets.HBox([ipywidgets.VBox([self.design, *said, self.back]), ipywidgets.VBox([self.picture, self.words])])
+        self.say(*(f"{label_of(self.space, name)}: {float(value):.3g}" for name, value in known.items()))

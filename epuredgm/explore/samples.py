@@ -29,8 +29,8 @@ from ..core.runs import atomic_write, leads_out, only_writer
 from ..core.seeds import generator as make_generator
 from ..core.spec import DesignSpec
 from ..data.designs import Designs
-from ..data.folders import write_designs, write_table
-from ..data.tables import numbers_of, read_table
+from ..data.folders import write_designs
+from ..data.tables import numbers_of, read_table, write_table
 from ..plot.figures import png
 from ..plot.sheets import completion_sheet, contact_sheet
 from ..train.run import designs_of
@@ -113,7 +113,7 @@ def read_conditions(
     "The conditions asked for; raises DataError that names the file, the row and the column."
     path = user_path(path)
     if not path.is_file(): raise DataError(f"{path}: there is no such table of conditions, give --conditions_csv the path of a CSV file")
-    table = read_table(path)
+    table = read_table(path, "--conditions_csv")
     for name in names:
         if name not in table.header:
             raise DataError(f"{path}: there is no column {name!r}{near_miss(name, table.header)}, and the run was trained with the conditions "

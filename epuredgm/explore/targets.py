@@ -22,10 +22,9 @@ from ..plot.points import is_class
 if TYPE_CHECKING: from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['varies', 'leading_basis', 'best_ridge', 'fit_head', 'whitened_variance', 'typical_shell', 'head_jacobian',
-           'into_shell', 'along_data', 'towards', 'check_asked', 'own_values', 'Reached', 'nearest_in',
-           'told_conditions', 'reach', 'reached_table', 'reached_figure', 'unique_legend', 'draw_reached',
-           'TargetActions', 'TargetPanel']
+__all__ = ['varies', 'best_ridge', 'fit_head', 'whitened_variance', 'typical_shell', 'head_jacobian', 'into_shell', 'along_data',
+           'towards', 'check_asked', 'own_values', 'Reached', 'told_conditions', 'reach', 'reached_table',
+           'reached_figure', 'draw_reached', 'TargetPanel']
 
 # %% ../../nbs/explore/10_targets.ipynb #ac139060
 def varies(
@@ -34,15 +33,6 @@ def varies(
     "Tell whether there are at least two different numbers."
     known = values[values.isfinite()]
     return len(known) > 1 and bool(known.max() > known.min())
-
-
-def leading_basis(
-    u:Tensor,   # (N, D) float64
-) -> Tensor:    # (D, F) float64
-    "The identity, or 128 principal directions where there are more than 256 dimensions."
-    if u.shape[1] <= 256: return torch.eye(u.shape[1], dtype=u.dtype)
-    from sklearn.decomposition import PCA
-    return torch.from_numpy(PCA(min(128, len(u)), random_state=0).fit(u.numpy()).components_.T)
 
 
 def best_ridge(
@@ -71,7 +61,10 @@ def fit_head(
     constant = [name for name in names if not varies(attribute_of(space, name))]
     if constant: raise DataError(f"{listing(constant)} {'is' if len(constant) == 1 else 'are'} the same in all designs, so that nothing can be learned of it: leave it out")
     if not names: raise DataError("there is no attribute to read: name those that designs differ in")
-    targets, basis = torch.stack([attribute_of(space, name) for name in names], 1), leading_basis(space.whitened)
+    targets, basis = torch.stack([attribute_of(space, name) for name in names], 1), torch.eye(space.units.size, dtype=torch.float64)
+    if space.units.size > 256:  # a spatial latent: its principal directions carry what can be read
+        from sklearn.decomposition import PCA
+        basis = torch.from_numpy(PCA(min(128, len(space)), random_state=0).fit(space.whitened.numpy()).components_.T)
     known = targets.isfinite().all(1)
     if known.sum() < 8: raise DataError(f"a head needs at least 8 designs with all of {listing(names)} (got {int(known.sum())}): name fewer attributes, or take more designs")
     centre, scale = (space.whitened@basis).mean(0), (space.whitened@basis).std(0).clamp(min=1e-9)
@@ -209,18 +202,6 @@ class Reached:
     shell:tuple[float, float]       # typical norms of whitened latents
 
 
-def nearest_in(
-    space:LatentSpace,
-    head:Callable,              # with `names`
-    asked:Mapping[str, float],  # attribute → value
-    n:int,                      # designs
-) -> list[int]:
-    "The designs whose attributes, as the head reads them, are nearest to the asked ones, each counted in its spread."
-    with torch.no_grad(): said = head(space.posterior.mean).double()
-    apart = torch.stack([(said[:, list(head.names).index(name)] - value)/own_values(space, head, name).std().clamp(min=1e-9) for name, value in asked.items()])
-    return apart.square().sum(0).argsort()[:n].tolist()
-
-
 def told_conditions(
     space:LatentSpace,
     z:Tensor,                   # (B, D)
@@ -247,12 +228,16 @@ def reach(
     check_asked(space, head, asked)
     unknown = [name for name in keep if name not in head.names]
     if unknown: raise EpureError(f"the head doesn't know an attribute {unknown[0]!r}{near_miss(unknown[0], head.names)}, {there_are(head.names, 40)}")
-    designs = nearest_in(space, head, asked, n) if start is None else check_indices(space, start)
-    z, names = space.posterior.mean[designs], [*asked, *(name for name in keep if name not in asked)]
+    names = [*asked, *(name for name in keep if name not in asked)]
     columns, spread = [list(head.names).index(name) for name in names], torch.stack([own_values(space, head, name).std().clamp(min=1e-9) for name in names])
+    goal, k = torch.tensor(list(asked.values()), dtype=torch.float64), len(asked)
+    if start is None:
+        with torch.no_grad(): designs = ((head(space.posterior.mean).double()[:, columns[:k]] - goal)/spread[:k]).square().sum(1).argsort()[:n].tolist()
+    else: designs = check_indices(space, start)
+    z = space.posterior.mean[designs]
     with torch.no_grad(): before = head(z).double()
     wanted = before[:, columns].clone()
-    wanted[:, :len(asked)] = torch.tensor(list(asked.values()), dtype=torch.float64)
+    wanted[:, :k] = goal
     shell = typical_shell(space)
     moved = space.units.colour(towards(head, space, space.units.whiten(z), columns, wanted, spread, shell, steps, along_data(space))).float()
     with torch.no_grad(): predicted = head(moved).double()
@@ -302,18 +287,11 @@ def reached_figure(
     axes.set_yticklabels([label_of(space, name) for name in names], fontsize=8, parse_math=False), axes.tick_params(length=0, labelsize=8)
     for row, name in enumerate(names): axes.get_yticklabels()[row].set_fontweight("bold" if name in found.asked else "normal")
     axes.set_xlabel("standard deviations of the designs, from their mean", fontsize=8), axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.legend(*unique_legend(axes), loc="upper center", bbox_to_anchor=(.4, 0, 0, -34/body), ncols=5, frameon=False, fontsize=8, handletextpad=.2, columnspacing=1)
+    handles = dict(zip(*reversed(axes.get_legend_handles_labels())))  # each label once
+    axes.legend(handles.values(), handles, loc="upper center", bbox_to_anchor=(.4, 0, 0, -34/body), ncols=5, frameon=False, fontsize=8, handletextpad=.2, columnspacing=1)
     return figure
 
 # %% ../../nbs/explore/10_targets.ipynb #23519c23
-def unique_legend(
-    axes:Any,   # matplotlib's
-) -> tuple[list, list]:     # handles, labels
-    "Each label of a plot once."
-    by_label = dict(zip(*reversed(axes.get_legend_handles_labels())))
-    return list(by_label.values()), list(by_label)
-
-
 def draw_reached(
     axes:Any,       # matplotlib's
     found:Reached,
@@ -334,30 +312,8 @@ def draw_reached(
         axes.plot(place(found.predicted[which, column]), row, "s", color=PALETTE[1], markersize=6, label="predicted")
     if name in found.measured: axes.plot(place(found.measured[name][which]), row, "o", color=PALETTE[0], markersize=4.5, label="measured")
 
-# %% ../../nbs/explore/10_targets.ipynb #42dac292
-class TargetActions(Panel):
-    "The actions of a panel of targets."
-
-    def asked(self) -> dict[str, float]:
-        "The values of the sliders whose box is ticked."
-        return {name: slider.value for name, (box, slider) in self.controls.items() if box.value}
-
-    def go(self) -> None:
-        "Reaches for what is asked, and shows what was found, or says what is wrong."
-        start = None if self.nearest.value else [self.design.value]
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always")
-            try: self.found = reach(self.space, self.head, self.asked(), start)
-            except EpureError as error: self.words.value = f"<b>{error}</b>"; return
-        warned = [str(warning.message) for warning in said if issubclass(warning.category, UserWarning)]
-        self.picture.value = reached_figure(self.found)._repr_png_()
-        self.words.value = "".join(f"<b>{message}</b>" for message in warned) + f"<pre>{reached_table(self.found)}</pre>"
-
-    @property
-    def still(self) -> bytes: return self.picture.value
-
 # %% ../../nbs/explore/10_targets.ipynb #c2221232
-class TargetPanel(TargetActions):
+class TargetPanel(Panel):
     "Sliders for attributes, and a latent that moves to where they are met."
 
     def __init__(self,
@@ -383,3 +339,18 @@ class TargetPanel(TargetActions):
         if asked: self.go()
         rows = [ipywidgets.HBox(pair) for pair in self.controls.values()]
         self.box = ipywidgets.HBox([ipywidgets.VBox([*rows, self.nearest, self.design, self.button]), ipywidgets.VBox([self.picture, self.words])])
+
+    def asked(self) -> dict[str, float]:
+        "The values of the sliders whose box is ticked."
+        return {name: slider.value for name, (box, slider) in self.controls.items() if box.value}
+
+    def go(self) -> None:
+        "Reaches for what is asked, and shows what was found, or says what is wrong."
+        start = None if self.nearest.value else [self.design.value]
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            try: self.found = reach(self.space, self.head, self.asked(), start)
+            except EpureError as error: return self.say(problems=[str(error)])
+        warned = [str(warning.message) for warning in said if issubclass(warning.category, UserWarning)]
+        self.picture.value = reached_figure(self.found)._repr_png_()
+        self.say(problems=warned, table=reached_table(self.found))

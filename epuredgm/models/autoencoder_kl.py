@@ -47,7 +47,7 @@ class AutoencoderKLConfig(VAEConfig, PerceptualConfig):
     recon_weights: list[float] | None = None  # relative, one a component; None weights all alike
     kl_weight: float = Field(1e-6, ge=0)  # of the KL, beside a reconstruction averaged over pixels; β = kl_weight · planes · H · W
     adversarial_weight: float = Field(0.0, ge=0)  # of the generator loss, beside the same average; 0 = no critic
-    adversarial_loss: Literal["least_squares", "hinge"] = "least_squares"
+    adversarial_loss: Literal["least_squares", "hinge"] = "least_squares"  # of the critic of patches
     discriminator_start: int = Field(0, ge=0)  # epochs without the critic
     discriminator_channels: int = Field(64, ge=1)  # of its first convolution
     discriminator_layers: int = Field(3, ge=1, le=6)  # its levels

@@ -24,7 +24,7 @@ class DDPMConfig(DenoiserConfig):
     timesteps: int = Field(1000, ge=2)  # T
     schedule: Literal["linear", "cosine"] = "cosine"  # of the noise
     target: Literal["eps", "x0", "v"] = "v"  # what the network is asked for
-    sampler: Literal["ancestral", "ddim"] = "ancestral"
+    sampler: Literal["ancestral", "ddim"] = "ancestral"  # ddim draws in fewer network calls
     eta: float = Field(0.0, ge=0, le=1)  # noise that DDIM adds, 0 = none
 
 

@@ -12,9 +12,10 @@ from ..core.errors import DataError
 from ..core.spec import DesignSpec
 
 # %% auto #0
-__all__ = ['OPACITY', 'PALETTE', 'BELOW', 'ABOVE', 'NOT_A_NUMBER', 'FRAME', 'TEXT', 'Mirror', 'as_floats', 'component_arrays',
-           'rgb', 'inks', 'print_inks', 'mirrored', 'is_drawing', 'component_pictures', 'colour', 'side_by_side',
-           'to_uint8', 'difference', 'triplet_array', 'uncertainty', 'hatching', 'observed_pixels', 'observed_pictures']
+__all__ = ['OPACITY', 'FULL_COLOUR', 'PALETTE', 'BELOW', 'ABOVE', 'NOT_A_NUMBER', 'FRAME', 'TEXT', 'Mirror', 'as_floats',
+           'component_arrays', 'rgb', 'inks', 'print_inks', 'mirrored', 'is_drawing', 'component_pictures', 'colour',
+           'side_by_side', 'to_uint8', 'difference', 'triplet_array', 'uncertainty', 'hatching', 'observed_pixels',
+           'observed_pictures']
 
 # %% ../../nbs/plot/00_pictures.ipynb #56be2031
 def as_floats(
@@ -43,6 +44,7 @@ def component_arrays(
 
 # %% ../../nbs/plot/00_pictures.ipynb #6a2f4879
 OPACITY = 0.85  # of an ink of full strength
+FULL_COLOUR = 0.5  # the difference, or the standard deviation, that is drawn in full colour
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 BELOW, ABOVE, NOT_A_NUMBER, FRAME, TEXT = "#2166AC", "#B2182B", "#FF00FF", "#D0D0D0", "#222222"
 
@@ -130,14 +132,13 @@ def difference(
     reconstruction:Tensor|np.ndarray,   # (B, planes, H, W)
     spec:DesignSpec,
     mirror:Mirror=None,
-    scale:float=0.5,                    # the difference that takes the full colour
 ) -> np.ndarray:                        # (B, H, W', 3) in [0, 1], as large as `colour` gives
     "Signed difference on white: red where the reconstruction has too much, blue where it has too little."
     truth, drawn = component_arrays(x, spec), component_arrays(reconstruction, spec, "reconstruction")
     if truth.shape != drawn.shape:
         raise DataError(f"reconstruction has the shape {tuple(reconstruction.shape)} and x {tuple(x.shape)}: "
                         f"pass a reconstruction of each design")
-    signed = (drawn - truth).mean(2)/scale
+    signed = (drawn - truth).mean(2)/FULL_COLOUR
     parts = [signed] if is_drawing(spec) else [signed[:, c:c+1] for c in range(spec.n_components)]
     collected = [np.stack([np.maximum(-d, 0).sum(1), np.maximum(d, 0).sum(1)], 1).clip(max=1) for d in parts]
     light = [print_inks(strength, np.stack([rgb(BELOW), rgb(ABOVE)])) for strength in collected]
@@ -149,12 +150,10 @@ def triplet_array(
     reconstruction:Tensor|np.ndarray,   # the same shape
     spec:DesignSpec,
     mirror:Mirror=None,
-    scale:float=0.5,                    # the difference that takes the full colour
-    gap:int=2,                          # pixels between the three
-) -> np.ndarray:                        # (B, H, 3W' + 2·gap, 3) uint8, or without B for one
+) -> np.ndarray:                        # (B, H, 3W' + 4, 3) uint8, or without B for one
     "original | reconstruction | difference as one picture."
-    three = colour(x, spec, mirror), colour(reconstruction, spec, mirror), difference(x, reconstruction, spec, mirror, scale)
-    rule = np.ones((*three[0].shape[:2], gap, 3))*rgb(FRAME)
+    three = colour(x, spec, mirror), colour(reconstruction, spec, mirror), difference(x, reconstruction, spec, mirror)
+    rule = np.ones((*three[0].shape[:2], 2, 3))*rgb(FRAME)
     pictures = to_uint8(np.concatenate([three[0], rule, three[1], rule, three[2]], 2))
     return pictures[0] if x.ndim == 3 else pictures
 
@@ -163,10 +162,9 @@ def uncertainty(
     completions:Tensor|np.ndarray,  # (n, B, planes, H, W), n ≥ 2
     spec:DesignSpec,
     mirror:Mirror=None,
-    scale:float=0.5,                # the standard deviation that takes the full ink
 ) -> np.ndarray:                    # (B, H, W', 3) in [0, 1], as large as `colour` gives
     "Standard deviation over completions, in the components' inks (black for pictures shown as they are)."
-    spread = as_floats(completions).std(0, correction=0)/scale
+    spread = as_floats(completions).std(0, correction=0)/FULL_COLOUR
     if is_drawing(spec): return colour(spread, spec, mirror)
     strength = component_arrays(spread, spec).mean(2)
     black = [print_inks(strength[:, c:c+1], np.zeros((1, 3))) for c in range(spec.n_components)]

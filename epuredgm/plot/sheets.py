@@ -12,7 +12,7 @@ from torch import Tensor
 from ..core.errors import DataError
 from ..core.spec import DesignSpec
 from .figures import blank_figure
-from .pictures import (ABOVE, BELOW, FRAME, TEXT, Mirror, as_floats, colour, component_arrays, component_pictures, difference,
+from .pictures import (ABOVE, BELOW, FRAME, FULL_COLOUR, TEXT, Mirror, as_floats, colour, component_arrays, component_pictures, difference,
                                     hatching, inks, is_drawing, observed_pictures, observed_pixels, print_inks, rgb, to_uint8, uncertainty)
 if TYPE_CHECKING: from matplotlib.figure import Figure
 
@@ -210,13 +210,11 @@ def component_sheet(
     spec:DesignSpec,
     titles:Sequence[str]|None=None,     # one left of each design
     mirror:Mirror=None,
-    heading:str="",  # over the sheet, empty = none
-    zoom:int|None=None,  # screen pixels a pixel, None = what fits
 ) -> "Figure":
     "Every component alone, and their overlay."
     tiles, names = component_pictures(x, spec, mirror), list(spec.components)
     if is_drawing(spec): tiles, names = np.concatenate([tiles, colour(x, spec, mirror)[:, None]], 1), [*names, "overlay"]
-    return sheet(tiles, heading, names, [str(title) for title in titles or ()], zoom=zoom)
+    return sheet(tiles, "", names, [str(title) for title in titles or ()])
 
 # %% ../../nbs/plot/02_sheets.ipynb #26c0322a
 def triplets(
@@ -225,13 +223,12 @@ def triplets(
     spec:DesignSpec,
     titles:Sequence[str]|None=None,     # one left of each design
     mirror:Mirror=None,
-    scale:float=0.5,                    # the difference that takes the full colour
     heading:str="",  # over the sheet, empty = none
     zoom:int|None=None,  # screen pixels a pixel, None = what fits
 ) -> "Figure":
     "A sheet of original | reconstruction | difference, one row a design."
-    three = colour(x, spec, mirror), colour(reconstruction, spec, mirror), difference(x, reconstruction, spec, mirror, scale)
-    names, notes = ["original", "reconstruction", "difference"], [*component_notes(spec), difference_note(scale)]
+    three = colour(x, spec, mirror), colour(reconstruction, spec, mirror), difference(x, reconstruction, spec, mirror)
+    names, notes = ["original", "reconstruction", "difference"], [*component_notes(spec), difference_note(FULL_COLOUR)]
     return sheet(np.stack(three, 1), heading, names, [str(title) for title in titles or ()], notes=notes, zoom=zoom)
 
 # %% ../../nbs/plot/02_sheets.ipynb #4e48aac0
@@ -267,14 +264,13 @@ def observed_strips(
 # %% ../../nbs/plot/02_sheets.ipynb #6ba5faff
 def completion_notes(
     spec:DesignSpec,
-    scale:float,    # the standard deviation that takes the full ink
-    n:int,          # completions
+    n:int,  # completions
 ) -> list[Note]:
     "Make the notes that explain the colours of a sheet of completions."
     ramp = print_inks(np.tile(np.linspace(0, 1, 41), (1, 1, SIDE, 1)), np.zeros((1, 3)))[0]
     notes = component_notes(spec)
     if is_drawing(spec): notes.append(Note("hatched: missing", framed(rgb("#888888"), missing=True)))
-    return notes + [Note(f"standard deviation: full ink at {scale:g}", ramp)]*(n > 1)
+    return notes + [Note(f"standard deviation: full ink at {FULL_COLOUR:g}", ramp)]*(n > 1)
 
 # %% ../../nbs/plot/02_sheets.ipynb #97cd2d29
 def completion_sheet(
@@ -285,7 +281,6 @@ def completion_sheet(
     titles:Sequence[str]|None=None, # one left of each design
     mirror:Mirror=None,
     shown:int=4,                    # completions drawn, at most
-    scale:float=0.5,                # the standard deviation that takes the full ink
     heading:str="",  # over the sheet, empty = none
     zoom:int|None=None,  # screen pixels a pixel, None = what fits
     mean_of:int=0,       # how many draws each completion is the mean of, 0 = it is a draw
@@ -298,7 +293,7 @@ def completion_sheet(
     tiles |= {f"mean of {mean_of}" if mean_of else f"completion {i}": colour(completion, spec, mirror) for i, completion in enumerate(completions[:shown], 1)}
     if len(completions) > 1:
         tiles[f"mean of {len(completions)}"] = colour(as_floats(completions).mean(0), spec, mirror)
-        tiles["standard\ndeviation"] = uncertainty(completions, spec, mirror, scale)
+        tiles["standard\ndeviation"] = uncertainty(completions, spec, mirror)
     strips = observed_strips(x, observed, spec)
     return sheet(np.stack(list(tiles.values()), 1), heading, list(tiles), [str(title) for title in titles or ()],
-                 notes=completion_notes(spec, scale, len(completions)), zoom=zoom, strips=strips)
+                 notes=completion_notes(spec, len(completions)), zoom=zoom, strips=strips)

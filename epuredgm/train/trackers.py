@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['logger', 'STEP', 'EPOCH', 'TRAIN_TRIPLETS', 'VALIDATION_TRIPLET', 'LATENT_MAP', 'DOCUMENT_NAMES', 'axis',
            'picture_names', 'whole', 'plain', 'Tracker', 'JsonlTracker', 'Trackers', 'one_line', 'required',
-           'epochs_kept', 'TensorBoardTracker', 'as_code', 'stacked', 'described', 'wandb_config', 'wandb_identity',
-           'open_wandb', 'online_or_offline', 'WandbTracker', 'place', 'make_trackers']
+           'epochs_kept', 'TensorBoardTracker', 'as_code', 'stacked', 'described', 'wandb_config', 'open_wandb',
+           'online_or_offline', 'WandbTracker', 'place', 'make_trackers']
 
 # %% ../../nbs/train/08_trackers.ipynb #521a204e
 import importlib
@@ -231,13 +231,6 @@ def wandb_config(
     values = config.model_dump(mode="json")
     return {"Architecture": values["model"], "Training": values["training"], "Data": values["data"]}
 
-def wandb_identity(
-    run:RunFolder,
-    resumed:bool,  # whether the run goes on
-) -> str:       # W&B's id of the run
-    "The identity that the run has at W&B: kept when resumed, else a new one."
-    known = run.path/"wandb.json"
-    return run.read_json("wandb.json")["id"] if resumed and known.is_file() else token_hex(4)
 
 def open_wandb(
     wandb,          # the module
@@ -282,7 +275,8 @@ class WandbTracker(Tracker):
     def __init__(self): self.module = required("wandb", "wandb")
 
     def start(self, run, config, step=0):
-        identity = wandb_identity(run, resumed=step > 0)
+        kept = step > 0 and (run.path/"wandb.json").is_file()  # a run that goes on keeps its identity at W&B
+        identity = run.read_json("wandb.json")["id"] if kept else token_hex(4)
         run.write_json("wandb.json", {"id": identity, "project": config.tracking.wandb_project})
         self.run = online_or_offline(self.module, run, config, identity)
         for name in (STEP, EPOCH): self.run.define_metric(name, hidden=name == STEP)
