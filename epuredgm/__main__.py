@@ -6,6 +6,7 @@
 __all__ = []
 
 # %% ../nbs/main.ipynb #7c4bd401
+#| eval: false
 from .cli import main
 
 if __name__ == "__main__": main()

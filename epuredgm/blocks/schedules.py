@@ -13,7 +13,7 @@ from dataclasses import dataclass
 class Progress:
     "The position in a training. Validation and anything after training uses `Progress.end`."
 
-    step: int = 0  # optimiser steps taken so far; several batches each where gradients accumulate
+    updates: int = 0  # made so far; several batches each where gradients accumulate
     epoch: int = 0  # epochs completed so far
     fraction: float = 0.0  # of the running epoch that is done, in [0, 1)
     epochs: int = 1  # epochs that the run is to make
@@ -26,7 +26,7 @@ class Progress:
     @classmethod
     def end(cls, epochs: int = 1):  # → Progress
         "The end of training, where every schedule has its final value whatever its length."
-        return cls(step=2**62, epoch=2**62, epochs=epochs)
+        return cls(updates=2**62, epoch=2**62, epochs=epochs)
 
 # %% ../../nbs/blocks/02_schedules.ipynb #db756aca
 def linear_warmup(

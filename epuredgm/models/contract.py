@@ -46,7 +46,7 @@ def every(
     offset: int = 0,  # the first update of its turn
 ) -> Callable[[Progress], bool]:  # for `Phase.when`
     "One update in n is the phase's turn, as for lazily evaluated penalties and for a generator beside its critic."
-    return lambda progress: progress.step % n == offset % n
+    return lambda progress: progress.updates % n == offset % n
 
 
 def between(

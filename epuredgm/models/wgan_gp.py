@@ -221,7 +221,7 @@ class WGANGP(GenerativeModel):
 
     def watch(self, figures, progress) -> str | None:
         "Name a generator that has saturated, and a critic that has learned its designs by heart."
-        if progress.step < 200 * self.config.n_critic: return None  # 200 steps of the generator
+        if progress.updates < 200 * self.config.n_critic: return None  # 200 steps of the generator
         if figures["spread"] < 0.05:
             return (f"saturated generator: new designs vary {figures['spread']:.1%} as much as held-out ones; lower training.phases.generator.lr, "
                     f"or raise model.n_critic (now {self.config.n_critic}) or model.penalty_weight (now {self.config.penalty_weight:g})")

@@ -135,7 +135,7 @@ def check_learning(
             if step and step % 15 == 0 and stage is stages[-1]:
                 if learned(): return
                 model.train()
-            progress = Progress(step=step, epoch=stage.start)
+            progress = Progress(updates=step, epoch=stage.start)
             for name, each in optimizers.items():
                 if not each.phase.when(progress): continue
                 terms = each.phase.loss(batch, progress, generator("learning", step))
