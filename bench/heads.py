@@ -9,10 +9,9 @@ from epuredgm.core.config import parse_config
 from epuredgm.core.runs import RunFolder
 from epuredgm.core.spec import DesignSpec
 from epuredgm.data.designs import Splits
-from epuredgm.evaluate.regression import LatentTable, build_head
-from epuredgm.models.regression_head import target_statistics
+from epuredgm.train.latents import LatentTable
 from epuredgm.train.loop import default_callbacks, train_epoch
-from epuredgm.train.run import Run, build_model
+from epuredgm.train.run import build_model
 from epuredgm.train.state import TrainState
 from epuredgm.train.trackers import make_trackers
 from timing import Result, at_most, in_turn, median_ratio
@@ -28,7 +27,7 @@ class PlainLoop:
     def __call__(self):
         self.model.train()
         for indices in torch.randperm(len(self.train)).split(self.size):
-            loss = self.model.losses(self.train.batch(indices), None, None)["loss"]
+            loss = self.model.loss(self.train.batch(indices), None, None)["loss"]
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             self.optimizer.step()
@@ -51,30 +50,29 @@ class TrainingEpochs:
     def __call__(self): train_epoch(self.state, self.data, self.callbacks)
 
 
-def random_table(rows: int, latent: int, spec: DesignSpec, seed: int) -> LatentTable:
+def random_table(rows: int, latent: int, seed: int) -> LatentTable:
     "Latents, and five targets that a network can find in them."
     draw = np.random.default_rng(seed)
     z, slope = draw.normal(size=(rows, latent)), np.random.default_rng(0).normal(size=(latent, 5))
-    tensors = [torch.from_numpy(values).float() for values in (z, np.tanh(z @ slope / latent**0.5))]
-    return LatentTable(*tensors, [str(i) for i in range(rows)], spec)
+    return LatentTable(DesignSpec(("latents",), latent, 1, 1), np.float32(z)[:, :, None, None], attributes=np.tanh(z @ slope / latent**0.5), attribute_names="abcde")
 
 
 def head_epochs(tiny: bool, folder: Path) -> list[Result]:
     "An epoch over cached latents against the plain loop, in turn: same head, table and batches."
     rows, latent, rounds = (64, 8, 2) if tiny else (1600, 64, 20)
-    spec = DesignSpec(("section",), height=16, width=16)
     config = parse_config({
-        "model": {"type": "regression_head", "vae": {"checkpoint": "none"}, "targets": list("abcde"), "hidden_dims": [256, 128]},
-        "data": {"type": "run"}, "run_dir": str(folder / "head"),
+        "model": {"type": "regression_head", "hidden_dims": [256, 128]},
+        "data": {"type": "latents", "vae": {"checkpoint": "none"}, "targets": list("abcde"), "designs": {"type": "run"}}, "run_dir": str(folder / "head"),
         "training": {"epochs": 1_000_000, "batch_size": 16, "lr": 1e-4, "precision": "float32", "channels_last": False}})
-    vae = Run(folder, config, build_model(parse_config({
-        "model": {"type": "beta_vae", "latent_dim": latent, "nf": 4, "nf_max": 8, "stages": 2}, "data": {"type": "toy_epures"}}), spec), 0, {}, torch.device("cpu"))
-    train, val = random_table(rows, latent, spec, 1), random_table(max(8, rows // 10), latent, spec, 2)
-    statistics = target_statistics(train.attributes, config.model.targets, "standard")
+    data = Splits(random_table(rows, latent, 1), random_table(max(8, rows // 10), latent, 2)).to("cpu")
+    def head():
+        model = build_model(config, data.spec)
+        model.fit_statistics(data.train)
+        return model
     run = RunFolder.create(config.run_dir, config, overwrite=True)
-    training = TrainingEpochs(build_head(config, vae, latent, statistics), Splits(train, val), config, run)
+    training = TrainingEpochs(head(), data, config, run)
     start = time.perf_counter()
-    times = in_turn({"training": training, "plain": PlainLoop(build_head(config, vae, latent, statistics), train, val, config, folder / "plain.pt")}, rounds)
+    times = in_turn({"training": training, "plain": PlainLoop(head(), data.train, data.val, config, folder / "plain.pt")}, rounds)
     details = {name: [round(one, 4) for one in values] for name, values in times.items()} | {"seconds": round(time.perf_counter() - start, 1)}
     what = f"epoch of a head on {rows} cached latents of {latent}, batches of 16, against a plain loop"
     return [at_most(what, median_ratio(times, "training", "plain"), 1.5, "×", **details)]

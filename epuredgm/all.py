@@ -26,7 +26,7 @@ from .evaluate.completion import completion_figure
 from .evaluate.disentanglement import disentanglement_figure, disentanglement_scores, disentanglement_table
 from .evaluate.families import families_figure, families_table, family_scores
 from .evaluate.geometry import geometry_figure
-from .evaluate.regression import evaluate_head, load_head, predict_designs, regression_table, target_table, train_head
+from .evaluate.regression import evaluate_head, load_head, predict_designs, regression_table, train_head
 from .evaluate.report import evaluate, metrics_table
 from .explore.archetypes import archetype_strip, archetype_walk
 from .explore.curves import training_curves

@@ -197,6 +197,7 @@ def train_command(
 ) -> None:
     "Train the model of a configuration, or go on with it."
     from epuredgm.core.config import load_config
+    from epuredgm.core.registry import models
     from epuredgm.train.run import train
     if resume and overwrite: raise ConfigError("--resume goes on with a run and --overwrite replaces it: give one of them")
     path = user_path(one_configuration(config, config_file))
@@ -207,7 +208,8 @@ def train_command(
     check_run_folder(user_path(chosen.run_dir), path, resume, overwrite)
     run = train(chosen, resume=resume, overwrite=overwrite, progress=progress)
     if not progress: typer.echo(str(run.outcome))
-    typer.echo(f"the run is in {run.path}: epuredgm evaluate {run.path}, epuredgm sample {run.path}")
+    draws = models.get(chosen.model.type).listed  # a head and a judge don't
+    typer.echo(f"the run is in {run.path}" + f": epuredgm evaluate {run.path}, epuredgm sample {run.path}" * draws)
 
 # %% ../nbs/cli.ipynb #5ca1ab1e
 def height_and_width(
@@ -344,11 +346,11 @@ def regression_changes(
     config,         # a Config, before the changes
 ) -> list[str]:     # "training.lr=1e-3" and the like
     "Translate the options of the document into changes of the configuration's own keys."
-    keys = {"batch_size": ("training.batch_size",), "lr": ("training.lr",), "max_epochs": ("training.epochs",), "num_workers": ("data.num_workers",),
-            "cache_rate": ("data.cache_rate",), "subset_size": ("data.subset_size",), "seed": ("training.seed", "data.seed")}
-    own = type(config.data).model_fields
+    keys = {"batch_size": ("training.batch_size",), "lr": ("training.lr",), "max_epochs": ("training.epochs",), "num_workers": ("data.designs.num_workers",),
+            "cache_rate": ("data.designs.cache_rate",), "subset_size": ("data.designs.subset_size",), "seed": ("training.seed", "data.designs.seed")}
+    own = type(config.data.designs).model_fields
     # Not every kind of data is split by a seed; the head's own seed is changed in any case.
-    return [f"{key}={value}" for name, value in given.items() if value is not None for key in keys[name] if key != "data.seed" or "seed" in own]
+    return [f"{key}={value}" for name, value in given.items() if value is not None for key in keys[name] if key != "data.designs.seed" or "seed" in own]
 
 # %% ../nbs/cli.ipynb #52d8ff4c
 HeadFile = Annotated[Path, typer.Option("--config-file", "-c", metavar="CONFIG", help="The head's configuration, or the folder of its run.", show_default=False)]
@@ -360,10 +362,10 @@ def regress_train_command(
     batch_size: Annotated[int | None, typer.Option(help="training.batch_size.", show_default=False)] = None,  # designs at a time
     lr: Annotated[float | None, typer.Option(help="training.lr.", show_default=False)] = None,  # learning rate
     max_epochs: Annotated[int | None, typer.Option(help="training.epochs.", show_default=False)] = None,  # passes
-    num_workers: Annotated[int | None, typer.Option(help="data.num_workers, processes that decode.", show_default=False)] = None,
-    cache_rate: Annotated[float | None, typer.Option(help="data.cache_rate.", show_default=False)] = None,
-    seed: Annotated[int | None, typer.Option(help="training.seed, and data.seed where the split is drawn.", show_default=False)] = None,
-    subset_size: Annotated[int | None, typer.Option(help="data.subset_size, pictures at most.", show_default=False)] = None,
+    num_workers: Annotated[int | None, typer.Option(help="data.designs.num_workers, processes that decode.", show_default=False)] = None,
+    cache_rate: Annotated[float | None, typer.Option(help="data.designs.cache_rate.", show_default=False)] = None,
+    seed: Annotated[int | None, typer.Option(help="training.seed, and data.designs.seed where the split is drawn.", show_default=False)] = None,
+    subset_size: Annotated[int | None, typer.Option(help="data.designs.subset_size, pictures at most.", show_default=False)] = None,
     overrides: Override = [],          # each "a.b=value"
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the run folder.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in the run folder.")] = False,
@@ -371,17 +373,17 @@ def regress_train_command(
     progress: Annotated[bool, typer.Option("--progress/--quiet", help="A summary and a bar.")] = True,
 ) -> None:
     "Train a head on the frozen latents of a run."
-    from epuredgm.core.config import in_run_dir
+    from epuredgm.core.config import in_run_dir, override_config
     from epuredgm.evaluate.regression import head_configuration, train_head
     if resume and overwrite: raise ConfigError("--resume goes on with a run and --overwrite replaces it: give one of them")
     given = dict(batch_size=batch_size, lr=lr, max_epochs=max_epochs, num_workers=num_workers, cache_rate=cache_rate, seed=seed, subset_size=subset_size)
-    changes = regression_changes(given, head_configuration(config_file, overrides))
-    chosen = head_configuration(config_file, [*overrides, *changes])
+    chosen = head_configuration(config_file, overrides)
+    chosen = override_config(chosen, regression_changes(given, chosen))
     if run_dir is not None: chosen = in_run_dir(chosen, run_dir)
     check_run_folder(user_path(chosen.run_dir), user_path(config_file), resume, overwrite)
     head = train_head(chosen, resume=resume, overwrite=overwrite, progress=progress)
-    if not progress: typer.echo(str(head.outcome))
-    typer.echo(f"the head is in {head.path}, and the VAE that it reads is unchanged: epuredgm regress evaluate -c {head.path}, epuredgm regress predict -c {head.path}")
+    if not progress: typer.echo(str(head.run.outcome))
+    typer.echo(f"the head is in {head.path}: epuredgm regress evaluate -c {head.path}, epuredgm regress predict -c {head.path}")
 
 # %% ../nbs/cli.ipynb #1de20c4b
 HeadCheckpoint = Annotated[str | None, typer.Option(help="Of the head: best, latest, a step, or a path to one.", show_default=False)]

@@ -45,6 +45,9 @@ def test_kinds_of_data(kind, folder):
 
 
 def test_latents():
-    from epuredgm.evaluate.regression import LatentTable
+    from epuredgm.train.latents import LatentTable
 
-    check_design_set(LatentTable(torch.randn(5, 3), torch.randn(5, 2), list("abcde"), DesignSpec(("section",), attributes=("width", "load"))))
+    latents = LatentTable(DesignSpec(("latents",), channels=3), np.random.default_rng(0).normal(size=(5, 3, 1, 1)).astype(np.float32), attributes=np.ones((5, 2)), attribute_names=("width", "load"))
+    for designs in (latents, latents.to("cpu"), latents.to("cpu", 0)):
+        check_design_set(designs)
+    assert torch.equal(latents.batch(slice(None)).x, torch.from_numpy(latents.images))

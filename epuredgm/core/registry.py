@@ -39,13 +39,13 @@ class Entry:
 
 # %% ../../nbs/core/02_registry.ipynb #da130aa2
 def keeps_name(
-    package: str, # the package that the registry scans
+    homes: tuple[str, ...],  # the registry's own package and modules
     old: Entry,   # holds the name
     new: Entry,   # wants it
 ) -> bool:        # True: the old one stays; False: the new one replaces it
     "Decide whether a name stays with its holder; `ConfigError` where two different things want it."
     modules, names = zip(*(defined_as(entry.build) for entry in (old, new)))
-    of_package = [module.startswith(package + ".") for module in modules]
+    of_package = [f"{module}.".startswith(tuple(f"{home}." for home in homes)) for module in modules]
     if names[0] != names[1] or (all(of_package) and modules[0] != modules[1]):
         raise ConfigError(f"the name {new.name!r} of {new.origin} is taken by {old.origin}, choose another name")
     return of_package == [True, False]
@@ -69,8 +69,9 @@ class Registry:
     def __init__(self,
         kind: str,     # what is registered, for messages: "model", "data"
         package: str,  # its modules register themselves when imported
+        elsewhere: dict[str, str] | None = None,  # name → the module that registers it, imported when that name is asked for
     ):
-        self.kind, self.package = kind, package
+        self.kind, self.package, self.elsewhere = kind, package, elsewhere or {}
         self._entries: dict[str, Entry] = {}   # by name
         self._aliases: dict[str, str] = {}     # alias → name
         self._scanned, self._lock = False, threading.RLock()
@@ -89,7 +90,7 @@ class Registry:
             new = Entry(name, build, config, listed, small or {})
             for key in (name, *aliases):
                 old = self._entries.get(self._aliases.get(key, key))
-                if old is not None and keeps_name(self.package, old, new): return build
+                if old is not None and keeps_name((self.package, *self.elsewhere.values()), old, new): return build
             # The same thing under other names: what was an alias may be the name proper now, and the other way round.
             self._aliases.pop(name, None)
             for alias in aliases: self._entries.pop(alias, None)
@@ -103,6 +104,7 @@ class Registry:
     ) -> Entry:
         "The entry of a name, or a `ConfigError` that lists what there is."
         scan(self)
+        if isinstance(name, str) and name in self.elsewhere: importlib.import_module(self.elsewhere[name])
         proper = self._aliases.get(name, name) if isinstance(name, str) else None
         if proper in self._entries: return self._entries[proper]
         near = near_miss(name, [*self._entries, *self._aliases])
@@ -115,4 +117,4 @@ class Registry:
 
 # %% ../../nbs/core/02_registry.ipynb #17c4f948
 models = Registry("model", "epuredgm.models")  # builders: (section, spec) → GenerativeModel
-datasets = Registry("data", "epuredgm.data")   # builders: section → Splits
+datasets = Registry("data", "epuredgm.data", {"latents": "epuredgm.train.latents"})  # builders: section → Splits; latents want a run that encodes

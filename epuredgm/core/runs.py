@@ -293,7 +293,8 @@ MAY_CHANGE = ("run_dir", "tracking.*", "sampling.*", "data.cache_dir", "data.cac
 
 
 def may_change(key: str) -> bool:
-    "Tell whether a key may differ when a run is resumed."
+    "Tell whether a key may differ when a run is resumed; of data inside data, those that may in any data."
+    if key.startswith("data."): key = f"data.{key.rpartition('.')[2]}"
     return key in MAY_CHANGE or f"{key.partition('.')[0]}.*" in MAY_CHANGE
 
 # %% ../../nbs/core/06_runs.ipynb #738a373c

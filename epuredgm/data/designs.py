@@ -89,7 +89,8 @@ def as_bytes(
 def as_greys(
     pixels: Tensor,  # uint8, any shape, any device
 ) -> Tensor:         # float32 in [0, 1], the same layout
-    "Pixels as a model sees them."
+    "Pixels as a model sees them; what is kept as floats is no grey, and stays as it is."
+    if pixels.is_floating_point(): return pixels
     # Measured: converting, then dividing in place, beats one division with mixed types by a quarter. A product by 1/255 would
     # be off by an ulp in half of the levels.
     return pixels.to(torch.float32).div_(255)
@@ -97,13 +98,15 @@ def as_greys(
 # %% ../../nbs/data/00_designs.ipynb #9621b25f
 def checked_images(
     spec: DesignSpec,             # what they should be
-    images: np.ndarray | Tensor,  # (N, planes, H, W) uint8
+    images: np.ndarray | Tensor,  # (N, planes, H, W)
+    kept: tuple = (np.uint8, torch.uint8),  # the type of an array, and of a tensor
 ) -> np.ndarray | Tensor:         # the same
     "Check the type and shape of pictures."
     if not isinstance(images, (np.ndarray, Tensor)):
         raise DataError(f"the pictures of designs should be an array or a tensor (got a {type(images).__name__})")
-    if images.dtype not in (np.uint8, torch.uint8):
-        raise DataError(f"the pictures of designs are kept as uint8 (got {images.dtype}): bring values in [0, 1] there with as_bytes")
+    if images.dtype not in kept:
+        hint = ": bring values in [0, 1] there with as_bytes" if torch.uint8 in kept else ""
+        raise DataError(f"the pictures of designs are kept as {np.dtype(kept[0])} (got {images.dtype}){hint}")
     expected = (len(images) if images.ndim else 0, spec.planes, spec.height, spec.width)
     fits = images.ndim == 4 and all(want in (None, got) for want, got in zip(expected, images.shape))
     if not fits:
@@ -194,6 +197,7 @@ class Designs:
     "Hold N designs of one size. `images` decides where a batch comes from: a tensor is indexed where it lives, an array where it is mapped."
 
     buckets = ()  # all designs have one size
+    kept = (np.uint8, torch.uint8)  # the type of `images`, as an array and as a tensor
 
     def __init__(self,
         spec: DesignSpec,
@@ -205,7 +209,7 @@ class Designs:
         attribute_names: Sequence[str] = (),            # A names
         labels: np.ndarray | Tensor | Sequence | None = None,  # (N,) positions in `spec.classes`, −1 = no label; None: the designs have no classes
     ):
-        self.images = checked_images(spec, images)
+        self.images = checked_images(spec, images, self.kept)
         n, (height, width) = len(images), images.shape[-2:]
         self.spec = replace(spec, height=int(height), width=int(width), attributes=tuple(attribute_names), classes=() if labels is None else spec.classes)
         self.cond = checked_table("conditions", cond, n, spec.conditions)
@@ -319,7 +323,7 @@ def pixel_rows(
     rows = designs.rows[indices.cpu().numpy()]
     order = np.argsort(rows, kind="stable")
     pinned = designs.device.type == "cuda"
-    pixels = torch.empty((len(rows), *designs.images.shape[1:]), dtype=torch.uint8, pin_memory=pinned)
+    pixels = torch.empty((len(rows), *designs.images.shape[1:]), dtype=designs.kept[1], pin_memory=pinned)
     pixels.numpy()[order] = designs.images[rows[order]]
     return pixels.to(designs.device, non_blocking=True)
 

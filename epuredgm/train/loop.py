@@ -229,7 +229,6 @@ def train_model(
     callbacks: list[Callback] = (),
     resume: bool = False,    # from the latest checkpoint of the run
     progress: bool = True,   # a summary and a bar
-    after_signal: str | None = None,  # how to go on after an interruption, ending in a command; None: epuredgm train … --resume
     depends: dict[str, str] | None = None,  # digests of what else decides the weights, such as a network that is looked through
 ) -> Outcome:
     "Train a model into a run folder; a signal does its work after the checkpoint."
@@ -252,7 +251,7 @@ def train_model(
     if outcome.reason not in ("SIGINT", "SIGTERM"):
         if progress: tqdm.write(str(outcome))
         return outcome
-    text = f"{outcome}; step-{outcome.step} is saved, {after_signal or f'and this goes on from it: epuredgm train {run.path} --resume'}"
+    text = f"{outcome}; step-{outcome.step} is saved, and this goes on from it: epuredgm train {run.path} --resume"
     if main: tqdm.write(text)
     raise KeyboardInterrupt(text) if outcome.reason == "SIGINT" else SystemExit(128 + signal.SIGTERM)
 
