@@ -355,7 +355,7 @@ class MetaVAE(VAE):
         "Say which stages there are, and how large their parts."
         trained = sum(p.numel() for part in (self.encoder, self.decoder.meta) for p in part.parameters())
         frozen = sum(p.numel() for marginal in self.marginals for p in marginal.decoder.parameters())
-        first = f"{self.first_stage} epochs train a VAE of each component by itself"
+        first = f"a VAE of each component is trained by itself first, epochs: {self.first_stage}"
         if not self.first_stage:
             first = f"the marginal VAEs are read from {listing(self.pretrained_paths(), limit=2)}, so the first stage is left out"
         return [first, f"the Meta-VAE trains {trained:,} parameters over marginal decoders of {frozen:,}, which are frozen", *super().notes()]

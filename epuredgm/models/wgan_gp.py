@@ -256,7 +256,7 @@ class WGANGP(GenerativeModel):
 
     def notes(self) -> list[str]:
         "Say how often the generator moves, and what the best checkpoint is."
-        return [f"the generator makes a step at every {self.config.n_critic}th batch; the best checkpoint has the lowest Fréchet distance of random features"]
+        return [f"the generator makes a step for every {self.config.n_critic} of the critic; the best checkpoint has the lowest Fréchet distance of random features"]
 
 
 @models.register("wgan_gp", config=WGANGPConfig, aliases=("wgan",), small=dict(nf=8, nf_max=16, latent_dim=8, cond_features=8, stages=2, n_critic=1))
