@@ -18,7 +18,7 @@ from ..blocks.codebook import CodebookConfig, make_codebook, perplexity
 from ..blocks.conditions import ConditionEmbedding, ConditioningConfig, check_conditions, draw_kept_conditions
 from ..blocks.likelihoods import make_likelihood, relative_weights
 from ..blocks.masked_tokens import UNKNOWN, MaskedTransformer, draw_masked, draw_tokens, masked_nll
-from ..blocks.masks import check_observed, draw_observed, draw_regions, mask_components, masked_input, pixel_mask
+from ..blocks.masks import check_observed, draw_observed, draw_regions, mask_components, masked_input
 from ..blocks.residual import TrunkDown, TrunkUp, pyramid_sizes, trunk_channels
 from ..core.config import ModelConfig
 from ..core.errors import ConfigError, EpureError
