@@ -82,7 +82,7 @@ class Codebook(nn.Module):
         x: Tensor,  # (N, D)
     ) -> tuple[Tensor, Tensor]:  # q (N, D), through which gradients reach x; tokens (N,)
         "Replace vectors by their nearest codes."
-        tokens = nearest_codes(x.detach(), self.codes)
+        with torch.autocast(x.device.type, enabled=False): tokens = nearest_codes(x.detach(), self.codes)
         return self.estimator(x, self.lookup(tokens)), tokens
 
     def lookup(
@@ -101,7 +101,8 @@ class Codebook(nn.Module):
     ) -> dict[str, Tensor]:  # clusters (K, D + 1): sums and numbers of vectors; candidates (2K, D + 1): vectors and how many wrote them
         "Collect what an update needs of a batch, to be added over batches and processes."
         rows = torch.cat([x.detach(), torch.ones_like(x[:, :1])], 1) * counted[:, None]
-        clusters = sum(F.one_hot(t, self.size).to(x.dtype).T @ part for t, part in zip(tokens.split(ROWS), rows.split(ROWS)))
+        with torch.autocast(x.device.type, enabled=False):
+            clusters = sum(F.one_hot(t, self.size).to(x.dtype).T @ part for t, part in zip(tokens.split(ROWS), rows.split(ROWS)))
         chosen = torch.rand(len(x), generator=generator, device=x.device).masked_fill(~counted, 2).argsort()[: self.size]
         slots = torch.rand(2 * self.size, generator=generator, device=x.device).argsort()[: len(chosen)]
         return {"clusters": clusters, "candidates": rows.new_zeros(2 * self.size, self.dim + 1).index_copy(0, slots, rows[chosen])}

@@ -56,7 +56,7 @@ class MaskedTransformer(nn.Module):
         super().__init__()
         self.token = nn.Embedding(vocabulary + 1, width)  # the first stands for an unknown token
         self.grid, self.position = (nn.Parameter(torch.empty(shape)) for shape in ((grids, 1, width), (1, positions, width)))
-        for embedding in (self.token.weight, self.grid, self.position): nn.init.normal_(embedding, std=0.02)
+        for embedding in (self.token.weight, self.grid, self.position): nn.init.normal_(embedding, std=0.2)
         self.condition = ConditionEmbedding(n_conditions, width)
         self.blocks = nn.Sequential(*(TransformerBlock(width, heads) for _ in range(layers)))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, vocabulary)
