@@ -27,12 +27,12 @@ def double_loop(z: torch.Tensor, attributes: torch.Tensor) -> list[float]:
 
 def attribute_loss(tiny: bool) -> list[Result]:
     "Forward and backward of the loss of four attributes, beside the whole step of the β-VAE of the demo, 64 toy épures."
-    inside = dict(type="beta_vae", latent_dim=32, nf=32, nf_max=64, stages=1, stem=4, dropout_p=0.0)
-    config = parse_config({"model": {"type": "ar_vae", "attributes": NAMES, "vae": inside}, "data": {"type": "toy_epures", "n": BATCH, "n_val": 8}})
+    rows, inside = 8 if tiny else BATCH, dict(type="beta_vae", latent_dim=32, nf=32, nf_max=64, stages=1, stem=4, dropout_p=0.0)
+    config = parse_config({"model": {"type": "ar_vae", "attributes": NAMES, "vae": inside}, "data": {"type": "toy_epures", "n": rows, "n_val": 8}})
     splits, random = build_data(config.data), generator("bench", "attributes")
-    batch, model = splits.train.batch(slice(0, BATCH)), build_model(config, splits.spec)
+    batch, model = splits.train.batch(slice(None)), build_model(config, splits.spec)
     optimizer = build_optimizer(list(model.parameters()), config.training, torch.device("cpu"))
-    z, attributes = torch.randn(BATCH, len(NAMES), generator=random, requires_grad=True), batch.attributes[:, : len(NAMES)]
+    z, attributes = torch.randn(rows, len(NAMES), generator=random, requires_grad=True), batch.attributes[:, : len(NAMES)]
 
     def step():
         optimizer.zero_grad()

@@ -47,9 +47,9 @@ def whole_step(tiny: bool) -> list[Result]:
 
 def one_width(size: dict, tiny: bool, rounds: int) -> list[Result]:
     "Forward, backward and optimiser of 64 toy épures; the plain loop computes in float32, with the specification's covariance, and matches no subsets."
-    config = parse_config({"model": {"type": "gmrf_mvae", **size}, "data": {"type": "toy_epures", "n": 64, "n_val": 8}})
+    config = parse_config({"model": {"type": "gmrf_mvae", **size}, "data": {"type": "toy_epures", "n": 2 if tiny else 64, "n_val": 8}})
     splits = build_data(config.data)
-    batch, random = splits.train.batch(slice(0, 64)), generator("bench", "fields")
+    batch, random = splits.train.batch(slice(None)), generator("bench", "fields")
     plain = build_model(config.model_copy(update={"model": config.model.model_copy(update={"covariance": "dominance"})}), splits.spec)
     ours = build_model(config, splits.spec)
     swift = deepcopy(ours).to(memory_format=torch.channels_last)

@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("core", "plot", "data", "blocks", "models", "train", "evaluate", "explore")
+LONG = ("test_resume", "test_documentation", "test_bench", "test_browser")  # minutes on one worker each
 LEFT_OUT = (".git", ".venv", "runs", "samples", "wandb", "build", "dist", "_docs", "_proc", "*.egg-info")
 
 # Two workers share two cores: more threads than cores make both slower. Set before torch is imported.
@@ -36,8 +37,9 @@ def pytest_collection_modifyitems(config, items):
                 item.add_marker(pytest.mark.skip(reason=f"flagged {flag}: run with --flags {flag}"))
         if item.path.stem != "test_notebooks" and not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
-    # Notebooks first: they are the longest, and short tests fill the gaps at the end.
-    items.sort(key=lambda item: item.path.stem != "test_notebooks")
+    # The longest groups first, then notebooks, the longest of them first; short tests fill the gaps at the end.
+    order = (*LONG, "test_notebooks")
+    items.sort(key=lambda item: order.index(item.path.stem) if item.path.stem in order else len(order))
 
 
 def pytest_terminal_summary(terminalreporter, config):

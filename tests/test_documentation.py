@@ -21,9 +21,16 @@ def process_notebooks(repository, folder):
     stand_in.write_text("#!/bin/sh\nexit 0\n")
     stand_in.chmod(0o755)
     path = f"{folder}{os.pathsep}{os.environ['PATH']}"
-    return run_process("nbdev_proc_nbs", "--n_workers", "0", cwd=repository, timeout=900, PATH=path, PYTHONWARNINGS="ignore")
+    return run_process("python", "-c", ALL, cwd=repository, timeout=900, PATH=path, PYTHONWARNINGS="ignore")
 
 
+# As the command nbdev_proc_nbs, without the farewell of a shell a notebook, which would collect garbage once each.
+ALL = """
+import os
+from nbdev.quarto import nbdev_proc_nbs
+nbdev_proc_nbs(n_workers=0)
+os._exit(0)
+"""
 EACH = """
 import sys
 from pathlib import Path

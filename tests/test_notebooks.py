@@ -2,6 +2,7 @@
 
 No test asserts a time: a busy machine is not a broken notebook. The summary lists the seconds, and pytest.ini stops a test that hangs.
 """
+import atexit
 import gc
 import os
 import sys
@@ -50,10 +51,17 @@ def execute(path, flags):
     return test_nb(path, skip_flags=get_config(path=ROOT).tst_flags.split(), force_flags=flags, basepath=ROOT)[0]
 
 
-def close_figures():
+def let_go():
+    "Free what the notebook made; its shell would keep it to the end of the process, and every collection of garbage would go through it again."
+    from IPython.core.interactiveshell import InteractiveShell
+
     if "matplotlib.pyplot" in sys.modules:
         sys.modules["matplotlib.pyplot"].close("all")
-    gc.collect()
+    shell, InteractiveShell._instance = InteractiveShell._instance, None
+    if shell is not None:  # a notebook that is not to be executed has none
+        shell.atexit_operations()  # which collects garbage
+        atexit.unregister(shell.atexit_operations)
+    gc.freeze()  # what is left are modules
 
 
 def test_notebook_runs(notebook, request, capfd):
@@ -61,7 +69,7 @@ def test_notebook_runs(notebook, request, capfd):
     before, path = global_settings(), list(sys.path)
     passed = execute(ROOT / "nbs" / notebook, request.config.getoption("--flags").split())
     sys.path[:] = path  # the runner itself adds to it
-    close_figures()
+    let_go()
     assert passed, capfd.readouterr().err[-8000:]
     # a library that is imported may add variables of its own, which is not the notebook's doing
     after = global_settings()

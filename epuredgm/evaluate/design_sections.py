@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FEW', 'Reconstruction', 'Latents', 'Disentanglement', 'knows_parameters', 'known_ceiling', 'Conditions', 'Completion',
-           'Drawings', 'Coherence']
+           'Lines', 'Drawings', 'Coherence']
 
 # %% ../../nbs/evaluate/15_design_sections.ipynb #a215dcc8
 from functools import cached_property
@@ -22,6 +22,7 @@ from .drawings import (
     copying_figure, copying_scores, drawing_figure, drawing_scores, ink_thresholds, measure_drawings, nearest_designs)
 from .geometry import GeometryReadout, fit_readout, geometry_figure, geometry_looks, geometry_scores
 from .latents import latent_scores, latents_figure, learned_prior, readout_scores
+from .lines import line_figure, line_look, line_scores, retrieved_lines
 from .reconstruction import reconstruction_errors, reconstruction_figure, reconstruction_scores
 from .sections import Section, section
 
@@ -154,6 +155,31 @@ class Completion(Section):
     def draw(self, scores):
         panels = {f"conditions {name}" if len(scores) > 1 else "times nearer than the mean picture": found for name, found in scores.items()}
         return {"completion": completion_figure(panels, self.context.spec.components)}
+
+
+@section("lines")
+class Lines(Section):
+    "Look at the lines of each component that is drawn from all others, conditions withheld, beside those that retrieval would have drawn."
+    headlines = ("pooled/*", "*/ink", "*/chamfer")
+
+    def applies(self):
+        if self.context.spec.n_components == 1: return "designs of one component have no other to be completed from"
+
+    @property
+    def choices(self) -> list[tuple[int, ...]]: return [tuple(c for c in range(self.context.spec.n_components) if c != target) for target in range(self.context.spec.n_components)]
+
+    @property
+    def designs(self) -> int: return min(FEW, self.context.draws.designs)
+
+    def looks(self): return [line_look(self.context.spec, shown, designs=self.designs) for shown in self.choices]
+
+    def measure(self):
+        c = self.context
+        held = c.designs.subset(slice(0, self.designs))
+        def each_target(passes): return {key: torch.stack([found[key][:, target] for target, found in enumerate(passes)], 1) for key in passes[0]}
+        return line_scores(each_target([self.seen[shown, False] for shown in self.choices]), each_target(retrieved_lines(held, c.run.data.train, self.choices)), c.spec, c.seed)
+
+    def draw(self, scores): return {"lines": line_figure(scores)}
 
 # %% ../../nbs/evaluate/15_design_sections.ipynb #be92597d
 @section("drawings")

@@ -170,13 +170,15 @@ def check_completing(model: GenerativeModel, batch: Batch) -> None:
     "Completions: every subset and a region, observed pixels untouched, repeatable, rows independent."
     spec, x, cond, B = model.spec, batch.x, batch.cond, len(batch.x)
     region = torch.rand(B, spec.n_components, spec.height, spec.width, generator=generator(5)) < 0.5
-    for observed in [subset.expand(B, -1) for subset in checked_subsets(spec.n_components)] + [region]:
-        for given in (None, cond):
-            drawn = model.complete(x, observed, given, n=2, generator=generator(6))
-            promise(drawn.shape == (2, *x.shape) and bool(drawn.isfinite().all()), "complete gives (n, B, planes, H, W)")
-            mask = spec.planes_of(observed).expand_as(x)
-            promise(torch.equal(drawn[:, mask], x[mask].expand(2, -1)), "what is observed comes back untouched")
-            promise(torch.equal(drawn, model.complete(x, observed, given, n=2, generator=generator(6))), "completions repeat under a generator")
+    subsets = checked_subsets(spec.n_components)
+    rows = torch.arange(len(subsets)) % B  # every subset in one batch, of one design after the other
+    for designs, observed, conditions in ((x[rows], subsets, None if cond is None else cond[rows]), (x, region, cond)):
+        for given in (None,) if cond is None else (None, conditions):
+            drawn = model.complete(designs, observed, given, n=2, generator=generator(6))
+            promise(drawn.shape == (2, *designs.shape) and bool(drawn.isfinite().all()), "complete gives (n, B, planes, H, W)")
+            mask = spec.planes_of(observed).expand_as(designs)
+            promise(torch.equal(drawn[:, mask], designs[mask].expand(2, -1)), "what is observed comes back untouched")
+            promise(torch.equal(drawn, model.complete(designs, observed, given, n=2, generator=generator(6))), "completions repeat under a generator")
     other = x.clone()
     other[1:] = 1 - other[1:]
     # of a single component there is nothing that a row could be completed from but its pixels

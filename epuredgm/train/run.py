@@ -268,6 +268,7 @@ def load_run(
     saved = load_chosen(folder.path / "checkpoints", checkpoint)
     model = build_model(config, spec)
     restore(model, saved.models["model"] | saved.models.get("ema", {}), saved.path)
+    if config.training.channels_last: model = model.to(memory_format=torch.channels_last)
     return Run(folder.path, config, model.to(device).eval(), saved.step, design["statistics"], device)
 
 # %% ../../nbs/train/11_run.ipynb #9cc15e82
