@@ -9,7 +9,7 @@ here = Path(__file__).parent
 parser = ConfigParser(delimiters=["="], interpolation=None)
 parser.read(here / "settings.ini", encoding="utf-8")
 settings = parser["DEFAULT"]
-extras = {name: settings[f"{name}_requirements"].split() for name in ("dev", "wandb", "tensorboard", "explore")}
+extras = {name: settings[f"{name}_requirements"].split() for name in ("dev", "wandb", "tensorboard", "explore", "export")}
 
 
 class BuildWithConfigurations(build_py):

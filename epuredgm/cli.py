@@ -9,8 +9,9 @@ __all__ = ['UsageError', 'app', 'Override', 'ConfigFile', 'ConfigOption', 'regre
            'version_option', 'one_configuration', 'check_run_folder', 'train_command', 'height_and_width',
            'sample_command', 'parameter_row', 'params_command', 'evaluate_command', 'classify_command',
            'regression_changes', 'regress_train_command', 'regress_evaluate_command', 'regress_predict_command',
-           'toy_command', 'wireframes_command', 'render_command', 'demo_command', 'shipped_configuration',
-           'first_comment', 'configs_list_command', 'configs_show_command', 'configs_copy_command']
+           'export_command', 'toy_command', 'wireframes_command', 'render_command', 'demo_command',
+           'shipped_configuration', 'first_comment', 'configs_list_command', 'configs_show_command',
+           'configs_copy_command']
 
 # %% ../nbs/cli.ipynb #33960ea8
 import errno
@@ -430,6 +431,23 @@ def regress_predict_command(
     head = open_head(config_file, checkpoint, num_workers)
     found = predict_designs(head, input_dir, output_dir, batch_size, num_samples)
     typer.echo(f"{', '.join(head.targets)} of {len(found)} designs: {output_dir or head.path / 'inference'}/predictions.json, predictions.csv")
+
+# %% ../nbs/cli.ipynb #81bff07b
+@app.command("export")
+def export_command(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    graph: Annotated[list[str], typer.Option(help="encode, decode, complete or denoise; several with commas; all that the family has otherwise.", show_default=False)] = [],
+    format: Annotated[Literal["onnx", "torch"], typer.Option(help="For ONNX Runtime, or for torch.export.load.")] = "onnx",
+    checkpoint: Annotated[str, typer.Option(help="best, latest, a step, or a checkpoint's folder.")] = "best",
+    output_dir: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where it goes; export in the run otherwise.", show_default=False)] = None,
+    size: Annotated[str | None, typer.Option(metavar="HxW", help="Height and width in pixels, of models that draw any size; one seen in training otherwise.", show_default=False)] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
+) -> None:
+    "Write a run's computations into files that other programs run."
+    from epuredgm.train.run import load_run
+    graphs = [name.strip() for names in graph for name in names.split(",")]
+    files = load_run(run, checkpoint, "cpu").export(output_dir, graphs or None, format, None if size is None else height_and_width(size), overwrite)
+    for name, path in files.items(): typer.echo(f"{path}: {name}, agrees with the run")
 
 # %% ../nbs/cli.ipynb #116041b7
 @app.command("toy")

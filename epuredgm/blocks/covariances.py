@@ -161,7 +161,7 @@ class LowRankCovariance(Covariance):
     def colour(self, noise: Tensor) -> Tensor:  # (B, n, D + r) standard normal → (B, n, D)
         "Noise with this covariance."
         own, common = noise.split([self.std.shape[1], self.loadings.shape[1]], -1)
-        return self.std[:, None] * torch.baddbmm(own, common, self.loadings.expand(len(noise), -1, -1))
+        return self.std[:, None] * torch.baddbmm(own, common, self.loadings.expand(noise.shape[0], -1, -1))
 
     def detached(self) -> "LowRankCovariance":
         "The same, as a constant."

@@ -47,7 +47,7 @@ def symmetric_blocks(
     "The original's M from its free numbers."
     block_of = torch.arange(size, device=coefficients.device) // (size // blocks)
     below = (block_of[:, None] > block_of).flatten().nonzero_static(size=coefficients.shape[1]).squeeze(1)
-    lower = coefficients.new_zeros(len(coefficients), size * size).index_copy(1, below, coefficients).unflatten(1, (size, size))
+    lower = coefficients.new_zeros(coefficients.shape[0], size * size).index_copy(1, below, coefficients).unflatten(1, (size, size))
     return lower + lower.mT
 
 # %% ../../nbs/blocks/09_dependence.ipynb #1acbb1c1
@@ -58,7 +58,7 @@ def triangular_covariance(
     "Σ = L Lᵀ with L = diag(√v) (I + N)."
     size = variance.shape[1]
     rows, columns = torch.tril_indices(size, size, -1, device=variance.device)
-    flat = coefficients.new_zeros(len(coefficients), size * size).index_copy(1, rows * size + columns, coefficients)
+    flat = coefficients.new_zeros(coefficients.shape[0], size * size).index_copy(1, rows * size + columns, coefficients)
     std = variance.sqrt()
     return TriangularCovariance(torch.diag_embed(std) + flat.unflatten(1, (size, size)) * std[:, :, None])
 

@@ -65,7 +65,7 @@ class ConvEncoder(nn.Module):
         "Give the posterior q(z | x_O), or q(z | x_O, c)."
         h = self.dropout(self.trunk(masked_input(x, observed, self.spec, self.mask_input)).flatten(1))
         if self.condition is not None:
-            h = torch.cat([h, self.condition(cond, len(x), keep).to(h.dtype)], 1)
+            h = torch.cat([h, self.condition(cond, x.shape[0], keep).to(h.dtype)], 1)
         return DiagonalNormal(self.mean(h).float(), clamp_logvar(self.logvar(h).float()))
 
 # %% ../../nbs/blocks/05a_encoders.ipynb #9b89b4a6
@@ -99,6 +99,6 @@ class ConvDecoder(nn.Module):
         size: tuple[int, int] | None = None,  # (H, W), for decoders of any size; this one has its own
     ) -> Tensor:  # (B, planes, H, W), float32 under any autocast
         "Give the outputs before the likelihood."
-        embedded = self.condition(cond, len(z), keep)
+        embedded = self.condition(cond, z.shape[0], keep)
         h = self.linear(z if embedded is None else torch.cat([z, embedded.to(z.dtype)], 1))
         return self.trunk(h.unflatten(1, (-1, *self.grid)), self.size).float()

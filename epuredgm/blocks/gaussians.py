@@ -74,6 +74,14 @@ class DiagonalNormal:
         "Differentiable draws."
         return reparameterize(self.mean, self.logvar, generator, n)
 
+    def noise_size(self) -> int:  # D
+        "Count the standard normal numbers in a draw."
+        return self.mean.shape[1]
+
+    def from_noise(self, noise: Tensor) -> Tensor:  # (B, D) standard normal → (B, D)
+        "Give the draw that this noise makes."
+        return self.mean + self.std * noise
+
     @classmethod
     def cat(cls, parts: "Sequence[DiagonalNormal]") -> "DiagonalNormal":  # rows one after the other
         "Concatenate batches."

@@ -67,6 +67,15 @@ class JointNormal:
         z = self.mean[:, None] + (moved if inside is None else moved * inside[:, None])
         return z.squeeze(1) if n is None else z.transpose(0, 1)
 
+    def noise_size(self) -> int:  # E, D or more
+        "Count the standard normal numbers in a draw."
+        return self.covariance.noise_size()
+
+    def from_noise(self, noise: Tensor) -> Tensor:  # (B, E) standard normal → (B, D)
+        "Give the draw that this noise makes."
+        moved, inside = self.covariance.colour(noise[:, None]).squeeze(1), self.coordinates()
+        return self.mean + (moved if inside is None else moved * inside)
+
     def log_prob(
         self,
         z: Tensor,  # (B, D) or (n, B, D)
@@ -99,7 +108,7 @@ def marginal(
     "The Gaussian of some blocks, whatever the others are."
     inside = check_blocks(inside, joint)
     covariance = joint.covariance.restricted(spread_over_blocks(inside, joint.mean.shape[-1]))
-    return JointNormal(joint.mean.expand(len(inside), -1), covariance, joint.blocks, inside)
+    return JointNormal(joint.mean.expand(inside.shape[0], -1), covariance, joint.blocks, inside)
 
 # %% ../../nbs/blocks/08_joint_gaussians.ipynb #bcd3d147
 def joint_kl(
@@ -111,7 +120,7 @@ def joint_kl(
     reference = p.covariance if inside is None or p.inside is not None else p.covariance.restricted(inside)
     difference = q.mean - p.mean if inside is None else (q.mean - p.mean) * inside
     whitener, (variance, rows) = reference.whitener(), q.covariance.parts()
-    directions = torch.cat([rows.expand(len(difference), -1, -1), difference[:, None]], 1)  # (B, E + 1, D)
+    directions = torch.cat([rows.expand(difference.shape[0], -1, -1), difference[:, None]], 1)  # (B, E + 1, D)
     # one prior for all rows is one matrix product
     whitened = directions.flatten(0, 1) @ whitener.squeeze(0).mT if len(whitener) == 1 else directions @ whitener.mT
     stretched = whitened.view(len(directions), -1).square().sum(1)
@@ -208,7 +217,7 @@ def _(covariance: LowRankCovariance, precision):
     loadings, weighted = covariance.loadings, covariance.loadings * (covariance.variance * precision * left)[:, None]
     identity = torch.eye(weighted.shape[1], dtype=weighted.dtype, device=weighted.device)
     # one prior for all rows is one matrix product
-    products = (weighted.flatten(0, 1) @ loadings[0].mT).view(len(weighted), *identity.shape) if len(loadings) == 1 else weighted @ loadings.mT
+    products = (weighted.flatten(0, 1) @ loadings[0].mT).view(weighted.shape[0], *identity.shape) if loadings.shape[0] == 1 else weighted @ loadings.mT
     inner = factor_covariance(identity + products)
     return covariance.variance * left, loadings * (covariance.std * left)[:, None], inner, inner.logdet() + narrowing.log().sum(1)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .joint_gaussians import JointNormal, condition_on_sites, site_evidence
+from ..core.errors import EpureError
 
 # %% ../../nbs/blocks/08a_joint_mixtures.ipynb #8819a3a1
 @dataclass(frozen=True, eq=False)
@@ -56,6 +57,10 @@ class JointMixture:
             # every kind draws for every row, so that a row's draw is its own whatever the others choose
             z = torch.where((chosen == number)[..., None], kind.sample(generator, draws), z)
         return z.squeeze(0) if n is None else z
+
+    def noise_size(self) -> int:
+        "Refuse: a draw chooses among the Gaussians, which no noise of one length does."
+        raise EpureError("a mixture of Gaussians chooses one of them for each draw, so its draws are no function of noise; use the run's own prior, without with_mixture")
 
 # %% ../../nbs/blocks/08a_joint_mixtures.ipynb #bc0d694d
 def condition_mixture_on_sites(

@@ -112,7 +112,7 @@ def pixel_unshuffle(
     height, width = x.shape[-2:]
     padded = F.pad(x, (0, -width % factor, 0, -height % factor))
     # torch gives an empty batch back as it came
-    if not len(x):
+    if x.shape[0] == 0:
         return padded.reshape(0, x.shape[1] * factor**2, padded.shape[2] // factor, padded.shape[3] // factor)
     return F.pixel_unshuffle(padded, factor)
 
@@ -123,7 +123,7 @@ def pixel_shuffle(
     size: tuple[int, int],  # (H, W) to cut to
 ) -> Tensor:  # (B, channels, H, W)
     "Invert `pixel_unshuffle`."
-    if not len(x):
+    if x.shape[0] == 0:
         return x.reshape(0, x.shape[1] // factor**2, x.shape[2] * factor, x.shape[3] * factor)[..., : size[0], : size[1]]
     return F.pixel_shuffle(x, factor)[..., : size[0], : size[1]]
 

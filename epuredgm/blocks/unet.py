@@ -128,7 +128,7 @@ class UNet(nn.Module):
     ) -> Tensor:  # (B, channels_out, H, W), unbounded
         "The planes asked for."
         e = self.time(time_embedding(t, self.embedding).to(self.time[0].weight.dtype))
-        c = self.condition(cond, len(x), keep)
+        c = self.condition(cond, x.shape[0], keep)
         e = e if c is None else e + c
 
         h = self.conv_in(pixel_unshuffle(x, self.stem) if self.stem > 1 else x)

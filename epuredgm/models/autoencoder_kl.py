@@ -159,7 +159,7 @@ class GridEncoder(nn.Module):
     def forward(self, x, observed, cond=None, keep=None) -> DiagonalNormal:  # as `ConvEncoder` → (B, D), in float32
         "Give the posterior q(z | x_O), or q(z | x_O, c)."
         h = masked_input(x, observed, self.spec, self.mask_input)
-        shift = None if self.condition is None else self.shift(self.condition(cond, len(x), keep))
+        shift = None if self.condition is None else self.shift(self.condition(cond, x.shape[0], keep))
         h = self.down(pixel_unshuffle(h, self.stem) if self.stem > 1 else h, shift)
         return DiagonalNormal(self.mean(h).float().flatten(1), clamp_logvar(self.logvar(h).float().flatten(1)))
 
@@ -183,7 +183,7 @@ class GridDecoder(nn.Module):
 
     def forward(self, z, cond=None, keep=None, size=None) -> Tensor:  # as `ConvDecoder` → (B, planes, H, W), float32 under any autocast
         "Give the outputs before the likelihood."
-        embedded = self.condition(cond, len(z), keep)
+        embedded = self.condition(cond, z.shape[0], keep)
         h = self.up(self.conv_in(z.unflatten(1, self.latent_shape)), None if embedded is None else self.shift(embedded))
         return (pixel_shuffle(h, self.stem, self.size) if self.stem > 1 else h).float()
 

@@ -20,7 +20,7 @@ from ..blocks.unet import UNet, check_width
 from ..core.config import ModelConfig
 from ..core.errors import EpureError
 from ..core.spec import DesignSpec
-from .contract import GenerativeModel, Phase, check_count, check_designs, in_eval_mode, keep_observed, sums
+from .contract import GenerativeModel, Graph, Phase, check_count, check_designs, in_eval_mode, keep_observed, sums
 
 # %% ../../nbs/models/07a_denoising.ipynb #a4027031
 class DenoiserConfig(ModelConfig):
@@ -169,8 +169,12 @@ class DenoisingModel(GenerativeModel):
     # ---- drawing
     def denoise(self, x, t: float, clean, observed, cond) -> Tensor:  # (n, planes, H, W) → the same shape
         "The design that the network sees in x_t, guided."
-        times, scale = torch.full((len(x),), t, device=x.device), self.config.guidance_scale
-        output = self.predict(x, times, clean, observed, cond)
+        return self.guided(x, torch.full((len(x),), t, device=x.device), clean, observed, cond)
+
+    def guided(self, x, times, clean, observed, cond, keep=None) -> Tensor:  # (n, planes, H, W), (n,) → the shape of x
+        "The same, with a time for each design, and conditions withheld where `keep` says so."
+        scale = self.config.guidance_scale
+        output = self.predict(x, times, clean, observed, cond, keep)
         if cond is not None and scale != 1:
             without = self.predict(x, times, clean, observed, None)
             output = without + scale * (output - without)
@@ -226,6 +230,21 @@ class DenoisingModel(GenerativeModel):
         own = x.to(next(self.parameters()).dtype).repeat(n, 1, 1, 1)
         drawn = self.draw_in_parts(own, observed.repeat(n, *[1] * (observed.dim() - 1)), None if cond is None else cond.repeat(n, 1), generator)
         return keep_observed(x, observed, drawn.unflatten(0, (n, len(x))), self.spec)
+
+    def graphs(self, size=None) -> dict[str, Graph]:
+        "The network alone; the loop around it, which draws noise, is the user's."
+        size, times = self.resolve_size(size), torch.tensor(self.sampling_times())
+        x, observed = (self.spec.planes, *size), (self.spec.n_components, *size)
+
+        def denoise(noisy, t, x=None, observed=None, cond=None, keep=None):
+            if not self.config.observed_input: x, observed = noisy, torch.zeros(noisy.shape[0], self.spec.n_components, dtype=torch.bool, device=noisy.device)
+            return {"x0": self.guided(noisy, t, 2 * x - 1, observed, cond, keep)}
+
+        alpha, sigma = (rate.flatten().tolist() for rate in self.rates(times.to(next(self.parameters()).device)))
+        says = ("The design, in [−1, 1], that the network sees under noise at a time. A draw starts from noise and goes through the times in turn, each step a little towards that design; "
+                "this loop is not part of the graph.")
+        shown = {"x": x, "observed": observed} if self.config.observed_input else {}
+        return {"denoise": Graph(denoise, {"noisy": x, "t": (), **shown}, says, conditional=True, numbers={"times": times.tolist(), "alpha": alpha, "sigma": sigma})}
 
     def notes(self) -> list[str]:
         "The price of a draw."

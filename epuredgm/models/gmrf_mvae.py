@@ -66,7 +66,7 @@ class ComponentEncoders(nn.Module):
         C, size = self.spec.n_components, x.shape[-2:]
         parts = [self.spec.split(mask_components(x, observed, self.spec)), pixel_mask(observed, size)[:, :, None].to(x.dtype)]
         if self.shared:
-            identity = torch.eye(C, dtype=x.dtype, device=x.device)[None, :, :, None, None].expand(len(x), -1, -1, *size)
+            identity = torch.eye(C, dtype=x.dtype, device=x.device)[None, :, :, None, None].expand(x.shape[0], -1, -1, *size)
             outputs = self.encode_with(0, torch.cat([*parts, identity], 2).flatten(0, 1)).unflatten(0, (-1, C))
         else:
             outputs = torch.stack([self.encode_with(i, part) for i, part in enumerate(torch.cat(parts, 2).unbind(1))], 1)
@@ -104,7 +104,7 @@ class ComponentDecoders(nn.Module):
         C, z = self.components, z.unflatten(1, (self.components, -1))
         if not self.shared:
             return torch.cat([network(part, cond, keep) for network, part in zip(self.networks, z.unbind(1))], 1)
-        identity = torch.eye(C, dtype=z.dtype, device=z.device).expand(len(z), -1, -1)
+        identity = torch.eye(C, dtype=z.dtype, device=z.device).expand(z.shape[0], -1, -1)
         cond, keep = (None if each is None else each.repeat_interleave(C, 0) for each in (cond, keep))
         return self.networks[0](torch.cat([z, identity], 2).flatten(0, 1), cond, keep).unflatten(0, (-1, C)).flatten(1, 2)
 
@@ -216,7 +216,7 @@ class NetworkPosterior(nn.Module):
         mean, unconstrained, embedding = outputs
         inside = spread_over_blocks(observed, mean.shape[1:].numel())
         variance = positive_variance(unconstrained.flatten(1).masked_fill(~inside, 0.0), self.transform)
-        coefficients = embedding.new_zeros(len(embedding), 0) if self.dependence is None else self.dependence(embedding, observed)
+        coefficients = embedding.new_zeros(embedding.shape[0], 0) if self.dependence is None else self.dependence(embedding, observed)
         covariance = build_covariance(self.kind, variance, coefficients, observed.shape[1], self.epsilon, inside)
         return JointNormal(mean.flatten(1).masked_fill(~inside, 0.0), covariance, observed.shape[1], observed)
 
@@ -263,13 +263,17 @@ class GMRFMVAE(VAE):
         "Weigh posterior matching no more than the KL."
         return min(beta, 1.0)
 
-    def posterior(self, x, observed, cond=None) -> JointNormal:  # (B, D), on all components
+    def posterior(self, x, observed, cond=None, keep=None) -> JointNormal:  # (B, D), on all components
         "Give the posterior of what is observed, extended by the prior to the components that are not."
         outputs = self.encoder(x.to(self.weights.dtype), observed)
         with torch.autocast(x.device.type, enabled=False):
             prior = self.prior()
             q = self.inference(prior, outputs, observed_components(observed))
             return predictive(prior, q) if self.config.posterior == "network" else q
+
+    def posterior_tensors(self, q: JointNormal) -> dict[str, Tensor]:
+        "Give the covariance between all latents too."
+        return super().posterior_tensors(q) | {"covariance": q.covariance.dense()}
 
     def with_prior(self, prior: LatentMixture) -> "GMRFMVAE":
         "Put a mixture of Gaussians in the place of the field, in samples and completions."

@@ -109,7 +109,7 @@ class ComponentFeatures(nn.Module):
         pictures = self.spec.split(mask_components(x, observed, self.spec))
         if self.mask_input:
             pictures = torch.cat([pictures, pixel_mask(observed, x.shape[-2:])[:, :, None].to(x.dtype)], 2)
-        h = self.backbone(pictures.flatten(0, 1)).flatten(1).unflatten(0, (len(x), self.spec.n_components))
+        h = self.backbone(pictures.flatten(0, 1)).flatten(1).unflatten(0, (x.shape[0], self.spec.n_components))
         features = torch.stack([head(part) for head, part in zip(self.heads, h.unbind(1))], 1)
         return torch.where(observed_components(observed)[:, :, None], features, torch.zeros((), dtype=features.dtype, device=features.device))
 
@@ -141,7 +141,7 @@ class MetaEncoder(nn.Module):
         if self.mask_input:
             h = torch.cat([h, components.to(h.dtype)], 1)
         if self.condition is not None:
-            h = torch.cat([h, self.condition(cond, len(x), keep).to(h.dtype)], 1)
+            h = torch.cat([h, self.condition(cond, x.shape[0], keep).to(h.dtype)], 1)
         h, nothing = self.combine(h), ~components.any(1, keepdim=True)
         return DiagonalNormal(self.mean(h).float().masked_fill(nothing, 0.0), clamp_logvar(self.logvar(h).float()).masked_fill(nothing, 0.0))
 
@@ -171,7 +171,7 @@ class MetaDecoder(nn.Module):
         keep: Tensor | None = None,  # (B,) bool, False withholds the condition of a design
     ) -> Tensor:  # (B, C, d)
         "Give the latents that the marginal decoders decode."
-        embedded = self.condition(cond, len(z), keep)
+        embedded = self.condition(cond, z.shape[0], keep)
         h = self.common(z if embedded is None else torch.cat([z, embedded.to(z.dtype)], 1))
         return torch.stack([branch(h) for branch in self.branches], 1)
 

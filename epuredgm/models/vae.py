@@ -25,7 +25,7 @@ from ..blocks.schedules import Progress, linear_warmup
 from ..core.config import ModelConfig
 from ..core.errors import ConfigError, EpureError
 from ..core.spec import DesignSpec
-from .contract import LatentVariableModel, Phase, Stage, check_count, check_designs, in_eval_mode, keep_observed, sums
+from .contract import Graph, LatentVariableModel, Phase, Stage, check_count, check_designs, in_eval_mode, keep_observed, sums
 
 # %% ../../nbs/models/01_vae.ipynb #cc0fa525
 class VAEConfig(MaskingConfig, ConditioningConfig, ModelConfig):
@@ -256,9 +256,9 @@ class VAE(LatentVariableModel):
         for penalty in self.penalties: penalty.load_feature_networks(files)
 
     # ---- use
-    def posterior(self, x: Tensor, observed: Tensor, cond: Tensor | None = None):  # (B, planes, H, W), full masks and conditions → (B, D)
+    def posterior(self, x: Tensor, observed: Tensor, cond: Tensor | None = None, keep: Tensor | None = None):  # (B, planes, H, W), full masks, conditions and which are kept → (B, D)
         "Give q(z | x_O, c)."
-        return self.encoder(x.to(self.weights.dtype), observed, cond)
+        return self.encoder(x.to(self.weights.dtype), observed, cond, keep)
 
     def at_once(self, size: tuple[int, int]) -> int:  # (H, W) → at least 1
         "Count how many pictures of that size go through a network together."
@@ -304,6 +304,38 @@ class VAE(LatentVariableModel):
         z = self.posterior(x, observed, cond).sample(generator, n)  # (n, B, D)
         drawn = self.decode(z.flatten(0, 1), None if cond is None else cond.repeat(n, 1), tuple(x.shape[-2:]))
         return keep_observed(x, observed, drawn.unflatten(0, (n, len(x))), self.spec)
+
+    # ---- elsewhere
+    def posterior_tensors(self, q) -> dict[str, Tensor]:  # of `posterior`
+        "Give a posterior as tensors by name, for those who have no distributions."
+        return {"mean": q.mean, "logvar": q.logvar}
+
+    @torch.no_grad()
+    def graphs(self, size=None) -> dict[str, Graph]:
+        "Give encode, decode and complete, a draw of each design by its noise."
+        size, spec = self.decoded_size(size), self.spec
+        x, observed = (spec.planes, *size), (spec.n_components, *size)
+        blank = self.weights.new_zeros(1, *x)
+
+        def pictures(z, cond, keep): return self.likelihood.mean(self.decoder(z, cond, keep, size))
+
+        def encode(x, observed, cond=None, keep=None): return self.posterior_tensors(self.posterior(x, observed))
+
+        def decode(z, cond=None, keep=None): return {"picture": pictures(z, cond, keep)}
+
+        def complete(x, observed, noise, cond=None, keep=None):
+            z = self.posterior(x, observed, cond, keep).from_noise(noise)
+            return {"completion": keep_observed(x, observed, pictures(z, cond, keep), spec)}
+
+        return {
+            "encode": Graph(encode, {"x": x, "observed": observed}, "The Gaussian of the latents of what is observed, log-variances natural.",
+                            lambda named, cond, generator: self.posterior_tensors(self.encode(**named))),
+            "decode": Graph(decode, {"z": (self.latent_dim,)}, "The expected pixels of latents, in [0, 1].",
+                            lambda named, cond, generator: {"picture": self.decode(named["z"], cond, size)}, conditional=True),
+            "complete": Graph(complete, {"x": x, "observed": observed, "noise": (self.posterior(blank, blank.new_ones(1, *observed, dtype=torch.bool)).noise_size(),)},
+                              "A draw of what is not observed given what is; what is observed comes back as it was.",
+                              lambda named, cond, generator: {"completion": self.complete(named["x"], named["observed"], cond, 1, generator)[0]}, conditional=True),
+        }
 
     def notes(self) -> list[str]:
         "Tell what bounds the nats of a latent, and what the penalties have to say."

@@ -22,7 +22,7 @@ from ..core.config import ModelConfig, OptimizerConfig
 from ..core.errors import ConfigError, EpureError
 from ..core.registry import models
 from ..core.spec import DesignSpec
-from .contract import GenerativeModel, Phase, check_count, check_designs, every, in_eval_mode, keep_observed
+from .contract import GenerativeModel, Graph, Phase, check_count, check_designs, every, in_eval_mode, keep_observed
 
 # %% ../../nbs/models/10_wgan_gp.ipynb #1de20a70
 def scale_weights(
@@ -71,7 +71,7 @@ class Generator(nn.Module):
     ) -> Tensor:  # (B, planes, H, W) in [0, 1], float32 under any autocast
         "Draw every pixel, those that are observed too."
         seen = self.down(masked_input(x, observed, self.spec))
-        embedded = self.condition(cond, len(x), keep)
+        embedded = self.condition(cond, x.shape[0], keep)
         noise = self.enter(z if embedded is None else torch.cat([z, embedded.to(z.dtype)], 1)).unflatten(1, (-1, *self.grid))
         return self.up(self.join(torch.cat([seen, noise.to(seen.dtype)], 1)), self.size).float().sigmoid()
 
@@ -107,7 +107,7 @@ class Critic(nn.Module):
         size = x.shape[-2:]
         mask = pixel_mask(observed, size).to(x.dtype) - pixel_mask(~available, size).to(x.dtype)
         h = self.down(torch.cat([x, mask], 1)).flatten(1)
-        embedded = self.condition(cond, len(x), keep)
+        embedded = self.condition(cond, x.shape[0], keep)
         return self.head(h if embedded is None else torch.cat([h, embedded.to(h.dtype)], 1)).float()[:, 0]
 
 # %% ../../nbs/models/10_wgan_gp.ipynb #2cc6d7de
@@ -253,6 +253,17 @@ class WGANGP(GenerativeModel):
             at = rows % max(len(x), 1)
             drawn.append(self.generator(x[at].to(z.dtype), observed[at], z[rows], None if cond is None else cond[at]))
         return keep_observed(x, observed, torch.cat(drawn).unflatten(0, (n, len(x))), self.spec)
+
+    def graphs(self, size=None) -> dict[str, Graph]:
+        "Give complete, a draw of each design by its noise; a design of which nothing is observed is a new one."
+        x, observed = (self.spec.planes, self.spec.height, self.spec.width), (self.spec.n_components, self.spec.height, self.spec.width)
+
+        def complete(x, observed, noise, cond=None, keep=None):
+            return {"completion": keep_observed(x, observed, self.generator(x, observed, noise, cond, keep), self.spec)}
+
+        says = "A draw of what is not observed given what is, which comes back as it was; where nothing is observed, a new design."
+        return {"complete": Graph(complete, {"x": x, "observed": observed, "noise": (self.config.latent_dim,)}, says,
+                                  lambda named, cond, generator: {"completion": self.complete(named["x"], named["observed"], cond, 1, generator)[0]}, conditional=True)}
 
     def notes(self) -> list[str]:
         "Say how often the generator moves, and what the best checkpoint is."

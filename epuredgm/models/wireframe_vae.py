@@ -67,7 +67,7 @@ def pixel_coordinates(
 ) -> Tensor:  # (B, 2, H, W), down and across, from −1 to 1
     "Give the coordinates of each pixel; the middle where there is only one."
     down, across = (torch.linspace(-1, 1, side, device=x.device, dtype=x.dtype) if side > 1 else x.new_zeros(1) for side in x.shape[-2:])
-    return torch.stack(torch.meshgrid(down, across, indexing="ij")).expand(len(x), -1, -1, -1)
+    return torch.stack(torch.meshgrid(down, across, indexing="ij")).expand(x.shape[0], -1, -1, -1)
 
 
 def checkpointed(
@@ -159,7 +159,7 @@ class PageDecoder(nn.Module):
 
     def forward(self, z, cond=None, keep=None, size=None) -> Tensor:  # z, cond and keep as `ConvDecoder`, size (H, W) → (B, planes, H, W), float32
         "Give the outputs before the likelihood."
-        embedded = self.condition(cond, len(z), keep)
+        embedded = self.condition(cond, z.shape[0], keep)
         h = self.linear(z if embedded is None else torch.cat([z, embedded.to(z.dtype)], 1))
         if self.grid is None and (grid := grid_of(*size)) != h.shape[-2:]: h = F.interpolate(h.float(), grid, mode="bilinear", antialias=True).to(h.dtype)
         for block in self.blocks: h = checkpointed(block, doubled(h), self.checkpointing and self.training)

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import epuredgm
 from ..blocks.aggregated import AggregatedPosterior
 from ..blocks.conditions import check_conditions
 from ..blocks.gaussians import DiagonalNormal
@@ -38,6 +39,7 @@ from ..models.contract import (
 from .callbacks import Callback
 from .checkpoints import decode_state, load_chosen, restore
 from .encoding import encode_designs, to_device
+from .export import export_model
 from .loop import Outcome, train_model
 from .plan import plan_epochs, with_epochs
 from .precision import resolve_device
@@ -221,6 +223,26 @@ class Run:
         "Encode and decode designs; EpureError for families without latents."
         model, x = self._latent_model(), self._designs(x)
         return model.reconstruct(x, self._move(observed), check_conditions(self._move(cond), len(x), self.spec, self.device)).cpu()
+
+    # ---- elsewhere
+    def export(
+        self,
+        folder: str | Path | None = None,  # None: export/ in the run
+        graphs: Sequence[str] | None = None,  # of the family, such as encode, decode and complete; None: all that it has
+        format: str = "onnx",  # or torch
+        size: tuple[int, int] | None = None,  # (H, W), for families that draw any size; None: one of training
+        overwrite: bool = False,  # whether files that are there are replaced
+    ) -> dict[str, Path]:  # name of a graph → its file
+        "Write graphs of the model into files that other programs run, checked against it; EpureError where they don't agree."
+        facts = {"package": f"epuredgm {epuredgm.__version__}", "run": Path(self.path).name, "family": self.config.model.type, "step": self.step, "conditions": self._condition_facts()}
+        return export_model(self.model, Path(self.path) / "export" if folder is None else folder, graphs, format, size, overwrite, self.statistics, facts)
+
+    def _condition_facts(self) -> dict[str, dict]:  # name → mean and std that standardise it, and its range in training where the data are at hand
+        if not self.spec.conditions: return {}
+        try: values = self.units(self.data.train.cond)
+        except DataError: values = None
+        ranges = {} if values is None else {name: {"min": float(column.min()), "max": float(column.max())} for name, column in zip(self.spec.conditions, values.T)}
+        return {name: self.statistics.get(name, {}) | ranges.get(name, {}) for name in self.spec.conditions}
 
     def _latent_model(self) -> LatentVariableModel:
         if not isinstance(self.model, LatentVariableModel): raise EpureError(f"{type(self.model).__name__} has no latents; use sample or complete")
