@@ -30,6 +30,9 @@ def small(name, spec=SPEC, **options):
 def test_every_family_is_exported(name, options, format, tmp_path):
     model = small(name, **options)
     if not model.graphs(): pytest.skip("has none")
+    if format == "onnx" and options.get("covariance") == "dominance":  # its coefficients are placed by an operation that ONNX lacks
+        with pytest.raises(EpureError, match="try another format"): export_model(model, tmp_path, ["complete"], format, statistics=STATISTICS)
+        return
     files = export_model(model, tmp_path, format=format, statistics=STATISTICS)
     assert list(files) == GRAPHS.get(name, ["encode", "decode", "complete"])
 
