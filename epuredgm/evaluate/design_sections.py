@@ -128,7 +128,7 @@ class Conditions(Section):
     def draw(self, scores): return {"conditions": fidelity_figure(self.points, self.names)}
 
 
-FEW = 300  # designs completed from every choice of components; from all others they all are
+FEW = 200  # designs completed from every choice of components; from all others they all are
 
 
 @section("completion")
@@ -171,7 +171,7 @@ class Lines(Section):
     @property
     def designs(self) -> int: return min(FEW, self.context.draws.designs)
 
-    def looks(self): return [line_look(self.context.spec, shown, designs=self.designs) for shown in self.choices]
+    def looks(self): return [line_look(self.context.spec, shown, n=self.context.draws.completions, designs=self.designs) for shown in self.choices]
 
     def measure(self):
         c = self.context
