@@ -52,15 +52,16 @@ def execute(path, flags):
 
 
 def let_go():
-    "Free what the notebook made; its shell would keep it to the end of the process, and every collection of garbage would go through it again."
+    "Free what the notebook made; its shell would keep it to the end of the process, and every collection of garbage would go through it again. What it registered keeps its namespace."
     from IPython.core.interactiveshell import InteractiveShell
 
     if "matplotlib.pyplot" in sys.modules:
         sys.modules["matplotlib.pyplot"].close("all")
     shell, InteractiveShell._instance = InteractiveShell._instance, None
     if shell is not None:  # a notebook that is not to be executed has none
-        shell.atexit_operations()  # which collects garbage
         atexit.unregister(shell.atexit_operations)
+        del shell
+    gc.collect()
     gc.freeze()  # what is left are modules
 
 
