@@ -10,7 +10,7 @@ from epuredgm.evaluate.report import evaluate
 from epuredgm.train.prior import fit_prior
 from epuredgm.train.run import load_run, train
 
-SMALL = ["training.epochs=2", "training.ema_decay=0.5", "model.width=16", "model.layers=1", "model.channels=[8,16]", "model.embedding=8", "model.sampling_steps=3", "data.subsets=2"]
+SMALL = ["training.epochs=2", "training.batch_size=16", "training.ema_decay=0.5", "model.width=16", "model.layers=1", "model.channels=[8,16]", "model.embedding=8", "model.sampling_steps=3", "data.subsets=2"]
 
 
 def trained(folder, family, data=None, **options):
