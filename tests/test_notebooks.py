@@ -32,7 +32,6 @@ SMALLER = {
     "guides/measure.ipynb": {r'"n": 384': '"n": 128'},
     "guides/sampling.ipynb": {r'"data.n=\d+"': '"data.n=128"', r'"training.epochs=\d+"': '"training.epochs=2"'},
     "guides/walk.ipynb": {r'"n": 1024': '"n": 128', r'"epochs": 10': '"epochs": 2'},
-    "models/02_gmrf_mvae.ipynb": {r"3e-3, 300\)": "5e-3, 120)", r"range\(300\)": "range(120)", r"steps=1500": "steps=700"},
     "models/04_autoencoder_kl.ipynb": {r"n=1000": "n=64", r"torch.bfloat16\)": "torch.bfloat16, enabled=False)"}}
 
 
