@@ -43,7 +43,7 @@ from .distributed import Distributed
 from .encoding import encode_designs, latents_name, to_device
 from .export import export_model
 from .loop import Outcome, train_model
-from .plan import plan_epochs, with_epochs
+from .plan import plan_epochs, processor_threads, with_epochs
 from .precision import resolve_device
 from .sampler import own_torch
 from .trackers import make_trackers
@@ -421,7 +421,7 @@ def train(
     splits, distributed = build_data(config.data), Distributed(resolve_device(config.training.device))
     begun = resume and RunFolder(config.run_dir).steps
     if config.training.epochs == "auto":
-        if begun: config = with_epochs(config, load_config(RunFolder(config.run_dir).path / "config.yaml").training.epochs)
+        if begun: planned = load_config(RunFolder(config.run_dir).path / "config.yaml").training; config = with_epochs(config, planned.epochs, planned.threads)
         else: config = plan_epochs(config, prepared_model(config, splits), splits)
     model = prepared_model(config, splits, begun)
     networks = {name: path for name in model.feature_paths() if (path := feature_file(name)).is_file()}
@@ -433,7 +433,7 @@ def train(
         distributed.barrier()
         changed = other_designs(folder.read_json("design.json"), splits)
         if changed: raise RunError(f"{folder.path} can't be resumed: it {changed}; put the data back, or choose another run_dir")
-        outcome = train_model(model, splits, config, folder, make_trackers(config, folder), callbacks, resume, progress, depends=depends)
+        with processor_threads(config.training.threads): outcome = train_model(model, splits, config, folder, make_trackers(config, folder), callbacks, resume, progress, depends=depends)
         distributed.barrier()  # until the main process has written all
     # stopped before its first validation, it has weights but none that are known as the best
     run = load_run(folder.path, "best" if (folder.path / "checkpoints" / "best").exists() else "latest")
