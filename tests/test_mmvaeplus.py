@@ -54,7 +54,7 @@ def test_a_design_of_which_nothing_is_available_is_refused():
         with pytest.raises(DataError, match="none for 1 of 4, the first in row 2; leave such designs out"):
             call()
     with pytest.raises(DataError, match="at least one component"):
-        Designs(SPEC, torch.zeros(2, 3, 16, 8, dtype=torch.uint8), available=torch.tensor([[True, False, True], [False] * 3]))
+        Designs(DesignSpec(SPEC.components, height=16, width=8), torch.zeros(2, 3, 16, 8, dtype=torch.uint8), available=torch.tensor([[True, False, True], [False] * 3]))
 
 
 def test_missing_components_count_nowhere():

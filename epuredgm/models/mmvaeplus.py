@@ -80,12 +80,11 @@ class ExpertsPosterior:
 
     def noise_size(self) -> int:  # D + 1
         "Count the standard normal numbers in a draw."
-        return self.shared.mean.shape[2] + self.private.mean[0].numel() + 1
+        return self.shared.mean.shape[2] + self.private.mean.shape[1:].numel() + 1
 
     def from_noise(self, noise: Tensor) -> Tensor:  # (…, B, D + 1) standard normal → (…, B, D)
         "Give the draw that this noise makes."
-        d, e = self.shared.mean.shape[2], self.private.mean[0].numel()
-        shared, private, place = noise.split([d, e, 1], -1)
+        shared, private, place = noise.split([self.shared.mean.shape[2], self.private.mean.shape[1:].numel(), 1], -1)
         upper = self.weights.cumsum(1)
         lower = F.pad(upper[:, :-1], (1, 0))
         place = (0.5 + 0.5 * torch.erf(place / 2**0.5)).clamp_max(1 - 1e-6) * upper[:, -1:]  # uniform on the unit interval
