@@ -7,7 +7,7 @@ __all__ = ['UsageError', 'app', 'Override', 'ConfigFile', 'ConfigOption', 'regre
            'OutputDir', 'Count', 'Workers', 'wireframes', 'configs_app', 'ShippedName', 'plain_arguments',
            'system_sentence', 'usage_sentence', 'say_warning', 'told_in_sentences', 'Commands', 'open_streams', 'main',
            'version_option', 'one_configuration', 'check_run_folder', 'train_command', 'height_and_width',
-           'sample_command', 'parameter_row', 'params_command', 'evaluate_command', 'classify_command',
+           'sample_command', 'parameter_row', 'params_command', 'evaluate_command', 'classify_command', 'prior_command',
            'regression_changes', 'regress_train_command', 'regress_evaluate_command', 'regress_predict_command',
            'export_command', 'toy_command', 'wireframes_command', 'render_command', 'demo_command',
            'shipped_configuration', 'first_comment', 'configs_list_command', 'configs_show_command',
@@ -234,7 +234,7 @@ def sample_command(
     source_comp: Annotated[str | None, typer.Option(help="What cross_modal starts from.", show_default=False)] = None,
     target_comp: Annotated[str | None, typer.Option(help="What cross_modal is after; all others are drawn with it.", show_default=False)] = None,
     output_dir: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where it goes; samples/MODE in the run otherwise.", show_default=False)] = None,
-    sampler: Annotated[Literal["prior", "aggregated", "mixture"] | None, typer.Option(help="Latents from the prior, from where designs lie, or from Gaussians fitted there.", show_default=False)] = None,
+    sampler: Annotated[Literal["prior", "aggregated", "mixture", "flow"] | None, typer.Option(help="Latents from the prior, from where designs lie, from Gaussians fitted there, or from a flow that epuredgm prior fitted; the last completes, too.", show_default=False)] = None,
     size: Annotated[str | None, typer.Option(metavar="HxW", help="Height and width in pixels, of models that draw any size; one seen in training otherwise.", show_default=False)] = None,
     seed: Annotated[int | None, typer.Option(help="Another one gives other designs.", show_default=False)] = None,  # of the random numbers
     batch_sz: Annotated[int | None, typer.Option(help="Designs at a time.", show_default=False)] = None,
@@ -336,6 +336,21 @@ def classify_command(
     rows = [(name, f"{one.value:.3f}", f"{one.low:.3f} to {one.high:.3f}", f"{one.reference:.3f}", str(one.n)) for name, one in classifiers.accuracy.items()]
     typer.echo(text_table([("component", "accuracy", "95 % interval", "most frequent class", "held-out designs"), *rows], markdown=False, left=2))
     typer.echo(f"the classifiers of {classifiers.label} are in {out}, seed {seed}: epuredgm evaluate RUN --coherence {out}")
+
+# %% ../nbs/cli.ipynb #b03cf0a3
+@app.command("prior")
+def prior_command(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run of a model with latents.")],
+    overrides: Override = [],               # each "a.b=value"
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the fit in the run's folder flow.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the fit that is there.")] = False,
+    progress: Annotated[bool, typer.Option("--progress/--quiet", help="A bar with the losses.")] = True,
+) -> None:
+    "Fit a flow to the latents of a run, from which --sampler flow draws and completes."
+    from epuredgm.train.prior import fit_prior
+    from epuredgm.train.run import load_run
+    prior = fit_prior(load_run(run), overrides, resume, overwrite, progress)
+    typer.echo(f"the flow is in {prior.path}, step {prior.step}: epuredgm sample {run} --sampler flow")
 
 # %% ../nbs/cli.ipynb #c3fcf170
 regress_app = typer.Typer(cls=TyperGroup, no_args_is_help=True, rich_markup_mode=None, help="Read measures off the latents of a run: train a head, measure it, apply it.")

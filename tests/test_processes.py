@@ -1,4 +1,4 @@
-"""A training of two processes: they agree on every weight and every buffer, those that no gradient moves included."""
+"""A training of two processes into one folder: they agree on every weight and every buffer, those that no gradient moves included."""
 import json
 import socket
 from datetime import timedelta
@@ -18,12 +18,9 @@ import os
 import sys
 from pathlib import Path
 from epuredgm.core.config import parse_config
-from epuredgm.core.registry import datasets
-from epuredgm.core.runs import RunFolder
+from epuredgm.core.errors import RunError
 from epuredgm.train.callbacks import Callback
-from epuredgm.train.loop import train_model
-from epuredgm.train.run import build_model
-from epuredgm.train.trackers import Trackers
+from epuredgm.train.run import train
 
 class Leave(Callback):
     "Leave what the model of this process holds at the end."
@@ -31,15 +28,18 @@ class Leave(Callback):
     def on_end(self, state):
         held = {name: hashlib.sha256(value.numpy().tobytes()).hexdigest() for name, value in state.model.state_dict().items()}
         held["train_gap"] = state.model.train_gap.tolist()
-        Path(sys.argv[1], f"{os.environ['RANK']}.json").write_text(json.dumps(held))
+        leave("held", held)
+
+def leave(name, value): Path(sys.argv[1], f"{name}_{os.environ['RANK']}.json").write_text(json.dumps(value))
 
 config = parse_config({
     "model": {"type": "wgan_gp", "nf": 4, "nf_max": 8, "stem": 4, "stages": 1, "latent_dim": 4, "n_critic": 2},
     "data": {"type": "toy_epures", "n": 60, "n_val": 10},
-    "training": {"epochs": 2, "batch_size": 8, "device": "cpu"}, "run_dir": f"{sys.argv[1]}/run-{os.environ['RANK']}"})
-splits = datasets.get("toy_epures").build(config.data)
-with RunFolder.create(config.run_dir, config) as folder:
-    train_model(build_model(config, splits.spec), splits, config, folder, Trackers(), [Leave()], progress=False)
+    "training": {"epochs": 2, "batch_size": 8, "device": "cpu"}, "run_dir": f"{sys.argv[1]}/run"})
+run = train(config, progress=False, callbacks=[Leave()])
+leave("run", [str(run.path), run.step])
+try: train(config, progress=False)
+except RunError as error: leave("refused", str(error))
 """
 
 
@@ -47,8 +47,12 @@ def test_two_processes_agree_in_weights_and_buffers(tmp_path):
     (tmp_path / "training.py").write_text(TRAIN)
     result = run_process("torchrun", "--standalone", "--nproc_per_node", "2", tmp_path / "training.py", tmp_path, OMP_NUM_THREADS="1")
     assert result.returncode == 0, result.stdout + result.stderr
-    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    def left(name): return [json.loads((tmp_path / f"{name}_{rank}.json").read_text()) for rank in (0, 1)]
+    first, second = left("held")
     assert first == second
+    assert left("run")[0] == left("run")[1]
+    main, other = left("refused")
+    assert f"{tmp_path / 'run'} holds a run" in main and f"{tmp_path / 'run'}: the main process was refused" in other
     assert first["train_gap"][1] > 60  # designs of both processes were counted: 8 a batch, of which a share of 0.95 is kept
 
 

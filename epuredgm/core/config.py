@@ -366,6 +366,7 @@ class TrainingConfig(Section):
     max_minutes: PositiveFloat | None = None       # stop after so many minutes, None = epochs decide; with epochs: auto, what the training is planned for
     seed: int = 0                                  # of the weights, the order and the noise
     device: Annotated[str, AfterValidator(device_name)] = "auto"  # such as cpu or cuda:1
+    threads: PositiveInt | None = None             # of the processor, None = torch's own number; epochs: auto measures whether one is faster
     memory_budget_gb: NonNegativeFloat = 4.0       # data of up to this size live on the device
 
     @model_validator(mode="after")

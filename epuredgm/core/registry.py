@@ -117,4 +117,4 @@ class Registry:
 
 # %% ../../nbs/core/02_registry.ipynb #17c4f948
 models = Registry("model", "epuredgm.models")  # builders: (section, spec) → GenerativeModel
-datasets = Registry("data", "epuredgm.data", {"latents": "epuredgm.train.latents"})  # builders: section → Splits; latents want a run that encodes
+datasets = Registry("data", "epuredgm.data", {"latents": "epuredgm.train.latents", "encoded": "epuredgm.train.prior"})  # builders: section → Splits; those two want a run that encodes

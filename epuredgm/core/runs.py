@@ -289,7 +289,7 @@ def only_writer(
 # %% ../../nbs/core/06_runs.ipynb #6f8c569b
 MAY_CHANGE = ("run_dir", "tracking.*", "sampling.*", "data.cache_dir", "data.cache_gb", "data.num_workers", "data.verify", *(f"training.{name}" for name in (
     "epochs", "max_steps", "max_minutes", "early_stopping", "check_every", "checkpoint_minutes", "keep_checkpoints", "pretrained_dir", "log_every",
-    "device", "memory_budget_gb", "validation_batch_size")))
+    "device", "memory_budget_gb", "threads", "validation_batch_size")))
 
 
 def may_change(key: str) -> bool:

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['FEW', 'Reconstruction', 'Latents', 'Disentanglement', 'knows_parameters', 'known_ceiling', 'Conditions', 'Completion',
-           'Lines', 'Drawings', 'Coherence']
+           'CompletionByFlow', 'Lines', 'Drawings', 'Coherence']
 
 # %% ../../nbs/evaluate/15_design_sections.ipynb #a215dcc8
-from functools import cached_property
+from functools import cached_property, partial
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from torch import Tensor
 from ..core.errors import DataError
 from ..data.designs import DesignSet, Splits
 from .coherence import coherence_figure, coherence_scores, class_looks
-from .completion import completion_figure, error_looks, scores_of_errors
+from .completion import completion_figure, draw_completions, error_looks, scores_of_errors
 from .conditions import fidelity_figure, fidelity_scores, measured_conditions
 from .disentanglement import disentanglement_figure, disentanglement_scores, with_attributes
 from .drawings import (
@@ -155,6 +156,23 @@ class Completion(Section):
     def draw(self, scores):
         panels = {f"conditions {name}" if len(scores) > 1 else "times nearer than the mean picture": found for name, found in scores.items()}
         return {"completion": completion_figure(panels, self.context.spec.components)}
+
+
+@section("completion_by_flow")
+class CompletionByFlow(Section):
+    "Complete each component by the flow that was fitted to the run's latents, conditions withheld; beside it stands the run's own way, `completion`."
+    headlines = ("others/pooled/*",)
+
+    def applies(self):
+        if "flow" not in self.context.samplers: return "the sampler flow was not asked for, or never fitted: see epuredgm prior"
+        if self.context.spec.n_components == 1: return "designs of one component have no other to be completed from"
+
+    def measure(self):
+        c = self.context
+        looks = error_looks(c.spec, c.baseline, min(FEW, c.draws.designs), min(FEW, c.draws.designs), judged=c.completions, n=c.draws.completions)
+        run = SimpleNamespace(device=c.run.device, complete=partial(c.run.complete, sampler="flow"))
+        errors = {look.shown: seen for look, seen in zip(looks, draw_completions(run, c.designs, looks, c.seed, c.batch_size))}
+        return scores_of_errors(errors, c.spec, c.completions, c.seed, known_ceiling(c.run.data, c.designs, c.baseline, c.completions))
 
 
 @section("lines")

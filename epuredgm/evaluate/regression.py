@@ -135,7 +135,7 @@ def head_designs(
     if attributes_path is not None and (input_dir is None or as_folder):
         raise DataError("--attributes-path gives the measures of pictures in --input-dir, and these designs have theirs already: leave it out, or give a folder of pictures")
     if input_dir is None:
-        splits = open_encoded(config, head.vae)
+        splits = open_encoded(config.designs, config.targets, head.vae)
         changed = other_designs({"designs": RunFolder.open(head.path).read_json("design.json").get("designs")}, splits)
         if changed: warnings.warn(f"{head.path} {changed}: put the data back to measure on designs that it has not seen", stacklevel=2)
         return splits.test or splits.val, splits.statistics, splits.source
@@ -226,7 +226,7 @@ def pixel_ridge(
     seed: int = 0,         # of the bootstrap
 ) -> dict[str, dict[str, Score]]:  # as `regression_scores`, on the head's held-out designs
     "Score ridge regression on principal components of the pixels."
-    splits = open_encoded(head.run.config.data, head.vae)
+    splits = open_encoded(head.run.config.data.designs, head.targets, head.vae)
     parts = (splits.train, splits.test or splits.val)
     pixels = [torch.cat([batch.x.flatten(1).float().cpu() for batch in part.batches(256)]) for part in parts]
     measured = [target_table(part, splits.statistics, head.targets, splits.source) for part in parts]

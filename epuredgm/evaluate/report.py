@@ -219,8 +219,8 @@ def usual_samplers(
     run: Run,
     asked: Sequence[str],  # in order of preference
 ) -> tuple[str, ...]:      # those that the model has; its first where it has none of them
-    "Choose the samplers of a report."
-    return tuple(name for name in asked if name in run.model.samplers) or run.model.samplers[:1]
+    "Choose the samplers of a report: a flow wherever one was fitted."
+    return tuple(name for name in asked if name in run.samplers) or run.samplers[:1]
 
 
 def context_of_designs(
@@ -237,7 +237,7 @@ def context_of_designs(
     "Open what a report on designs looks at."
     designs, note = held_out(run, data, n, seed)
     judge, network, known = judges(run, designs, classifiers, features)
-    samplers = usual_samplers(run, ("aggregated", "prior")) if samplers is None else tuple(samplers)
+    samplers = usual_samplers(run, ("aggregated", "prior", "flow")) if samplers is None else tuple(samplers)
     return Context(run, designs, Draws(len(designs), min(completions, 2)), seed, completions=completions, samplers=samplers, classifiers=judge, network=network, **fields), note | known
 
 
@@ -255,7 +255,7 @@ def context_of_pages(
     if run.spec.planes != 1: raise EpureError(f"pages are single grey pictures, and the run's designs have {run.spec.planes} planes: evaluate them as designs, without trees")
     train, val = some_of(run.data.train, train_pages, seed, "train"), some_of(run.data.val, n, seed, "val")
     if len(val) < 8 or len(train) < 8: raise DataError(f"an evaluation needs at least 8 training and 8 held-out pages (got {len(train)} and {len(val)}), train on more")
-    samplers = usual_samplers(run, ("mixture", "aggregated", "prior")) if samplers is None else tuple(samplers)
+    samplers = usual_samplers(run, ("mixture", "aggregated", "prior", "flow")) if samplers is None else tuple(samplers)
     return PageContext(run, val, Draws(samples), seed, samplers=samplers, train=train, size=tuple(size or common_size(train)), **fields)
 
 # %% ../../nbs/evaluate/17_report.ipynb #fe784562

@@ -157,7 +157,7 @@ def draw_completions(
         batch = designs.batch(rows)
         random = make_generator(options.seed, "sample", options.mode, key, start, device=run.device)
         cond = batch.cond if with_conditions else None
-        parts.append(run.complete(batch.x, batch.available.cpu() & observed, cond, options.num_posterior_samples, random)[:, :kept])
+        parts.append(run.complete(batch.x, batch.available.cpu() & observed, cond, options.num_posterior_samples, random, "flow" if options.sampler == "flow" else None)[:, :kept])
     return torch.cat(parts, 1)
 
 # %% ../../nbs/explore/03_samples.ipynb #1c8c8d47
@@ -312,7 +312,7 @@ def sample_table(
     n, latent = len(drawn.x), drawn.observed is None
     seen = "" if latent else " ".join(name for name, one in zip(run.spec.components, drawn.observed.tolist()) if one)
     columns = {"name": drawn.names, "mode": [options.mode] * n, "seed": [options.seed] * n, "batch_sz": [options.batch_sz] * n,
-               "sampler": [options.sampler if latent else "posterior"] * n, "run": [str(run.path)] * n, "step": [run.step] * n,
+               "sampler": [options.sampler if latent or options.sampler == "flow" else "posterior"] * n, "run": [str(run.path)] * n, "step": [run.step] * n,
                "source": drawn.sources, "observed": [seen] * n}
     target = options.target_component if options.mode == "cross_modal" else None
     columns["mean of"] = [drawn.mean_of or ""] * n
@@ -472,7 +472,7 @@ def sample_to_folder(
                      "average": average or None}
     if conditions_csv is not None and asked.get("mode") is None: asked["mode"] = "conditional"
     options = sampling_options(run.config, **asked)
-    refuse_unused(options.mode, [name for name, value in given.items() if value is not None])
+    refuse_unused(options.mode, [name for name, value in given.items() if value is not None and (name, value) != ("sampler", "flow")])  # a flow completes, too
     folder = user_path(output_dir) if output_dir else samples_folder(run.path, options)
     refuse_occupied(folder, layout_table(run.config.data), overwrite)  # before anything is drawn
     with made_folder(folder), only_writer(folder):

@@ -10,6 +10,7 @@ __all__ = ['ATTRIBUTES', 'SPEC', 'SPECS', 'small_model', 'small_batch', 'random_
 # %% ../../nbs/train/12_check_model.ipynb #446f668a
 import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -21,10 +22,11 @@ from ..core.seeds import generator
 from ..core.spec import DesignSpec
 from ..data.designs import Batch
 from ..models.contract import GenerativeModel, LatentVariableModel
+from .checkpoints import find_checkpoint, load_checkpoint
 from .distributed import Distributed
 from .optim import build_phase_optimizers
 from .precision import Precision
-from .run import build_model, load_run, train
+from .run import build_model, train
 
 # %% ../../nbs/train/12_check_model.ipynb #ee795bd1
 ATTRIBUTES = ("section_width", "section_height")  # toy épures, on which resuming is checked, have them too
@@ -220,10 +222,10 @@ def check_resume(
             values = {"model": {"type": name, **models.get(name).small, **options}, "data": data,
                       "training": {"epochs": 2, "batch_size": 4, "precision": "float32", "device": "cpu", **training}, "run_dir": f"{folder}/{where}"}
             train(parse_config(values), resume=resume, progress=False)
-            return load_run(f"{folder}/{where}", "latest").model.state_dict()
+            return load_checkpoint(find_checkpoint(Path(folder)/where/"checkpoints", "latest")).models
         run("stopped", False, max_steps=9)  # of 18: late enough for turns of every eighth step on either side
         resumed, straight = run("stopped", True), run("straight", False)
-        promise(all(torch.equal(resumed[key], straight[key]) for key in straight), "a resumed run ends with the same weights")
+        promise(all(torch.equal(resumed[name][key], tensor) for name, weights in straight.items() for key, tensor in weights.items()), "a resumed run ends with the same weights")
 
 # %% ../../nbs/train/12_check_model.ipynb #f8182913
 def check_promises(

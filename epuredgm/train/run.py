@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['TORCH_CACHE', 'build_model', 'digest_of_names', 'other_designs', 'free_memory', 'check_memory', 'Run', 'load_run',
-           'check_layout', 'designs_of', 'feature_file', 'read_features', 'read_pretrained', 'prepared_model', 'train']
+           'check_layout', 'designs_of', 'feature_file', 'read_features', 'read_pretrained', 'prepared_model',
+           'folder_of_all', 'train']
 
 # %% ../../nbs/train/11_run.ipynb #084a9abb
 import hashlib
@@ -35,13 +36,14 @@ from ..core.spec import DesignSpec
 from ..data.designs import Designs, Splits, build_data, in_units, standardised
 from ..data.folders import component_folder, folder_like, load_all
 from ..models.contract import (
-    GenerativeModel, LatentVariableModel, check_count, check_designs, check_generator, check_latents, check_size)
+    GenerativeModel, LatentVariableModel, check_count, check_designs, check_generator, check_latents, check_size, keep_observed)
 from .callbacks import Callback
 from .checkpoints import decode_state, load_chosen, restore
-from .encoding import encode_designs, to_device
+from .distributed import Distributed
+from .encoding import encode_designs, latents_name, to_device
 from .export import export_model
 from .loop import Outcome, train_model
-from .plan import plan_epochs, with_epochs
+from .plan import plan_epochs, processor_threads, with_epochs
 from .precision import resolve_device
 from .sampler import own_torch
 from .trackers import make_trackers
@@ -143,6 +145,20 @@ class Run:
         "Fit Gaussians to the means of those posteriors, to draw latents from."
         return LatentMixture(self.latents.mean, self._training_cond(), seed=self.config.training.seed, progress=True)
 
+    @property
+    def samplers(self) -> tuple[str, ...]:
+        "The samplers of the model, and flow where one was fitted to its latents."
+        return (*self.model.samplers, *["flow"] * (isinstance(self.model, LatentVariableModel) and RunFolder(Path(self.path) / "flow").steps != []))
+
+    @cached_property
+    def flow(self) -> GenerativeModel:
+        "Open the flow that `train.prior.fit_prior` fitted to these latents; EpureError where there is none, or it was fitted to other weights."
+        folder = Path(self.path) / "flow"
+        if "flow" not in self.samplers: raise EpureError(f"sampler: expected {' or '.join(self.samplers)}, since no flow was fitted to the latents of {self.path}; fit one with epuredgm prior {self.path}")
+        prior = load_run(folder, device=self.device)
+        if prior.spec.components[0] != latents_name(self._latent_model()): raise EpureError(f"sampler: {folder} was fitted to latents of other weights than these; fit it again with epuredgm prior {self.path} --overwrite")
+        return prior.model
+
     def with_mixture(self) -> "Run":
         "The same run with `mixture` for a prior, in completions too; EpureError for families that complete without one."
         other = copy(self)
@@ -176,7 +192,7 @@ class Run:
         self,
         n: int,  # designs
         cond: Tensor | None = None,  # (n, K) or (K,), standardised; None withholds conditions
-        sampler: str | None = None,  # of the model's `samplers`; None: of the configuration, or the model's first
+        sampler: str | None = None,  # one of `samplers`; None: of the configuration, or the model's first
         generator: torch.Generator | None = None,  # on the device of the run; None: torch's default
         size: tuple[int, int] | None = None,  # (H, W), for families that draw any size; None: one of training
     ) -> Tensor:  # (n, planes, H, W) in [0, 1]
@@ -186,11 +202,12 @@ class Run:
         check_memory(n, self.spec, size if self.spec.height is None else (self.spec.height, self.spec.width))
         cond = check_conditions(self._move(cond), n, self.spec, self.device)
         if sampler is None: sampler = self.config.sampling.sampler or self.model.samplers[0]
-        if sampler not in list(self.model.samplers):
-            raise EpureError(f"sampler: expected {' or '.join(self.model.samplers)}, got {sampler!r}; {type(self.model).__name__} has no other")
+        if sampler == "flow" and isinstance(self.model, LatentVariableModel): return self._decoded(self.flow.draw(n, cond, generator=generator), cond, size)
+        if sampler not in list(self.samplers):
+            raise EpureError(f"sampler: expected {' or '.join(self.samplers)}, got {sampler!r}; {type(self.model).__name__} has no other")
         if sampler == "prior": return self.model.sample(n, cond, size, generator).cpu()
         latents = {"aggregated": lambda: self.aggregated, "mixture": lambda: self.mixture}[sampler]()
-        with torch.no_grad(): return self.model.decode(latents.sample(n, cond, generator), cond, size).cpu()
+        return self._decoded(latents.sample(n, cond, generator), cond, size)
 
     def complete(
         self,
@@ -199,13 +216,32 @@ class Run:
         cond: Tensor | None = None,  # (B, K) or (K,), standardised; None withholds conditions
         n: int = 1,  # completions per design
         generator: torch.Generator | None = None,  # on the device of the run; None: torch's default
+        sampler: str | None = None,  # "flow": latents from the flow given what is observed; None: the model's own way
     ) -> Tensor:  # (n, B, planes, H, W) in [0, 1]
         "Draw what is not observed given what is."
         check_count(n)
         x = self._designs(x)
         check_memory(n * len(x), self.spec, x.shape[-2:])
         cond = check_conditions(self._move(cond), len(x), self.spec, self.device)
-        return self.model.complete(x, check_observed(self._move(observed), x, self.spec), cond, n, check_generator(generator, self.device)).cpu()
+        observed, generator = check_observed(self._move(observed), x, self.spec), check_generator(generator, self.device)
+        if sampler is None: return self.model.complete(x, observed, cond, n, generator).cpu()
+        if sampler != "flow": raise EpureError(f"sampler: expected flow or None, got {sampler!r}; the others draw new designs alone")
+        self._latent_model()
+        return self._complete_by_flow(x, observed, cond, n, generator).cpu()
+
+    @torch.no_grad()
+    def _complete_by_flow(self, x, observed, cond, n, generator):
+        "Draw latents given the posterior of what is observed, and decode them."
+        shown = observed.flatten(2).any(2) if observed.dim() == 4 else observed
+        given = torch.zeros(len(x), self.model.latent_dim, device=self.device)
+        some = shown.any(1)
+        if some.any(): given[some] = self.model.encode(x[some], observed[some]).mean.flatten(1).float()
+        cond = None if cond is None else cond.repeat(n, 1)
+        drawn = self._decoded(self.flow.draw(n * len(x), cond, given.repeat(n, 1), shown.repeat(n, 1), generator), cond, tuple(x.shape[-2:]))
+        return keep_observed(x, observed, drawn.to(x).unflatten(0, (n, len(x))), self.spec)
+
+    @torch.no_grad()
+    def _decoded(self, z, cond, size): return self.model.decode(z, cond, size).cpu()
 
     @torch.no_grad()
     def encode(self, x: Tensor, observed=None):  # as for the model → its posterior, of B rows, on the processor
@@ -357,6 +393,21 @@ def prepared_model(
     return model
 
 
+def folder_of_all(
+    config: Config,
+    resume: bool,     # as for train
+    overwrite: bool,  # as for train
+    distributed: Distributed,
+) -> RunFolder:       # locked in the main process alone
+    "Create the run folder in the main process and open it in the others; what refuses it there stops them all."
+    folder = refused = None
+    if distributed.main:
+        try: folder = RunFolder.create(config.run_dir, config, resume=resume, overwrite=overwrite)
+        except EpureError as error: refused = error
+    if distributed.max(int(refused is not None)): raise refused or RunError(f"{config.run_dir}: the main process was refused the run folder, see what it says")
+    return folder or RunFolder.open(config.run_dir)
+
+
 @own_torch()
 def train(
     config: Config,
@@ -367,21 +418,23 @@ def train(
 ) -> Run:  # with its best weights
     "Train a configuration and give back the run; raises what its data, its folder or its training find wrong."
     if config.run_dir is None: raise EpureError("run_dir: expected the folder that the run is written to, got none")
-    splits = build_data(config.data)
+    splits, distributed = build_data(config.data), Distributed(resolve_device(config.training.device))
     begun = resume and RunFolder(config.run_dir).steps
     if config.training.epochs == "auto":
-        if begun: config = with_epochs(config, load_config(RunFolder(config.run_dir).path / "config.yaml").training.epochs)
+        if begun: planned = load_config(RunFolder(config.run_dir).path / "config.yaml").training; config = with_epochs(config, planned.epochs, planned.threads)
         else: config = plan_epochs(config, prepared_model(config, splits), splits)
     model = prepared_model(config, splits, begun)
     networks = {name: path for name in model.feature_paths() if (path := feature_file(name)).is_file()}
     depends = {f"the network of {name}": hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest() for name, path in networks.items()}
     if not progress and set(model.feature_paths()) - set(networks):  # else the summary says it
         for note in model.notes(): warnings.warn(note, stacklevel=3)
-    with RunFolder.create(config.run_dir, config, resume=resume, overwrite=overwrite) as folder:
-        if not begun: folder.write_json("design.json", {"spec": splits.spec.to_dict(), "statistics": splits.statistics, "designs": digest_of_names(splits)})
+    with folder_of_all(config, resume, overwrite, distributed) as folder:
+        if distributed.main and not begun: folder.write_json("design.json", {"spec": splits.spec.to_dict(), "statistics": splits.statistics, "designs": digest_of_names(splits)})
+        distributed.barrier()
         changed = other_designs(folder.read_json("design.json"), splits)
         if changed: raise RunError(f"{folder.path} can't be resumed: it {changed}; put the data back, or choose another run_dir")
-        outcome = train_model(model, splits, config, folder, make_trackers(config, folder), callbacks, resume, progress, depends=depends)
+        with processor_threads(config.training.threads): outcome = train_model(model, splits, config, folder, make_trackers(config, folder), callbacks, resume, progress, depends=depends)
+        distributed.barrier()  # until the main process has written all
     # stopped before its first validation, it has weights but none that are known as the best
     run = load_run(folder.path, "best" if (folder.path / "checkpoints" / "best").exists() else "latest")
     run.data, run.outcome = splits, outcome  # open already; how the training ended
