@@ -96,7 +96,7 @@ for number in range(40):
     picture = torch.zeros(1, 128, 128, dtype=torch.uint8)
     picture[:, 40:80, :width] = 255
     write_png(picture, f"data/pictures/{number:03}.png")
-    measures[f"{number:03}"] = {"width": width, "area": 40 * width}
+    measures[f"{number:03}.png"] = {"width": width, "area": 40 * width}
 Path("data/measures.json").write_text(json.dumps(measures))
 """
 # Full trainings of hours are shown that they start; what needs the files of others is drawn by the program.
