@@ -20,6 +20,7 @@ sys.path.insert(0, str(HERE))
 
 from attributes import attribute_loss  # noqa: E402
 from dependence import joint_gaussians  # noqa: E402
+from experts import against_multivae  # noqa: E402
 from fields import whole_step  # noqa: E402
 from heads import head_epochs  # noqa: E402
 from learning import against_pythae, loss_curves, precision, step_overhead  # noqa: E402
@@ -59,7 +60,7 @@ def table(results: dict[str, list[Result]]) -> str:
 def main() -> int:
     "Measure, print, write; exit status 1 where a target is missed."
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = ["step", "pythae", "opening", "precision", "curves", "gaussians", "fields", "attributes", "head", "painting", "pages", "map", "kills"]
+    names = ["step", "pythae", "multivae", "opening", "precision", "curves", "gaussians", "fields", "attributes", "head", "painting", "pages", "map", "kills"]
     parser.add_argument("--tiny", action="store_true", help="sizes that only show that the benchmarks run")
     parser.add_argument("--only", nargs="+", choices=names, default=names, help="which ones")
     parser.add_argument("--skip", nargs="+", choices=names, default=[], help="which ones not")
@@ -73,6 +74,7 @@ def main() -> int:
         benchmarks = {
             "step": lambda: step_overhead(asked.tiny, folder / "step"),
             "pythae": lambda: against_pythae(asked.tiny, folder / "pythae", HERE / ".pythae"),
+            "multivae": lambda: against_multivae(asked.tiny, folder / "multivae", HERE / ".pythae"),
             "opening": lambda: opening(asked.tiny, folder / "opening", asked.data),
             "precision": lambda: precision(asked.tiny, folder / "precision"),
             "curves": lambda: loss_curves(asked.tiny, folder / "curves"),

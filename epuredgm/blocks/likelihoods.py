@@ -17,9 +17,12 @@ from ..core.config import Section
 
 # %% ../../nbs/blocks/01_likelihoods.ipynb #6d2db1d9
 class Gaussian(nn.Module):
-    "Gaussian pixels of variance ½: the negative log-likelihood is the squared error."
+    "Gaussian pixels of one variance; of ½, the default, the negative log-likelihood is the squared error."
 
-    constant = 0.5 * math.log(math.pi)  # nats a pixel
+    def __init__(self, variance: float = 0.5):  # σ²
+        super().__init__()
+        self.weight = 1 / (2 * variance)
+        self.constant = 0.5 * math.log(2 * math.pi * variance)  # nats a pixel
 
     def mean(self, output: Tensor) -> Tensor:  # (B, planes, H, W) in, the same in [0, 1] out
         "Expected pixel."
@@ -27,7 +30,8 @@ class Gaussian(nn.Module):
 
     def nll(self, output: Tensor, x: Tensor) -> Tensor:  # both (B, planes, H, W); nats a pixel
         "−log p(x) without its constant."
-        return (x - output.sigmoid()).square()
+        squares = (x - output.sigmoid()).square()
+        return squares if self.weight == 1 else self.weight * squares
 
 # %% ../../nbs/blocks/01_likelihoods.ipynb #93ae3db0
 class LowerBound(torch.autograd.Function):
@@ -67,9 +71,12 @@ class LearnedGaussian(nn.Module):
 
 # %% ../../nbs/blocks/01_likelihoods.ipynb #04821aa8
 class Laplace(nn.Module):
-    "Laplace pixels of scale 1: the negative log-likelihood is the absolute error."
+    "Laplace pixels of one scale; of 1, the default, the negative log-likelihood is the absolute error."
 
-    constant = math.log(2)  # nats a pixel
+    def __init__(self, scale: float = 1.0):  # b
+        super().__init__()
+        self.scale = scale
+        self.constant = math.log(2 * scale)  # nats a pixel
 
     def mean(self, output: Tensor) -> Tensor:  # (B, planes, H, W) in, the same in [0, 1] out
         "Expected pixel."
@@ -77,7 +84,8 @@ class Laplace(nn.Module):
 
     def nll(self, output: Tensor, x: Tensor) -> Tensor:  # both (B, planes, H, W); nats a pixel
         "−log p(x) without its constant."
-        return (x - output.sigmoid()).abs()
+        errors = (x - output.sigmoid()).abs()
+        return errors if self.scale == 1 else errors / self.scale
 
 # %% ../../nbs/blocks/01_likelihoods.ipynb #fda924ab
 class ContinuousBernoulli(nn.Module):
@@ -109,14 +117,15 @@ LIKELIHOODS = ("gaussian", "gaussian_learned", "laplace", "continuous_bernoulli"
 def make_likelihood(
     name: str,  # one of LIKELIHOODS
     planes: int,  # planes of a design: components × channels
+    scale: float | None = None,  # σ of gaussian, b of laplace; None: σ² = ½, b = 1
 ) -> nn.Module:  # with `mean`, `nll` and `constant`
     "The likelihood of that name; raises ValueError for another one."
     if name == "gaussian":
-        return Gaussian()
+        return Gaussian() if scale is None else Gaussian(scale**2)
     if name == "gaussian_learned":
         return LearnedGaussian(planes)
     if name == "laplace":
-        return Laplace()
+        return Laplace() if scale is None else Laplace(scale)
     if name == "continuous_bernoulli":
         return ContinuousBernoulli()
     raise ValueError(f"likelihood {name!r} is none of {', '.join(LIKELIHOODS)}")

@@ -148,7 +148,7 @@ def build_ar_vae(
 ) -> VAE:
     "Build the VAE inside, and add the penalties; ConfigError for a model that can't be regularised."
     vae = models.get(config.vae.type).build(config.vae, spec)
-    if not isinstance(vae, VAE) or any(isinstance(penalty, AttributeOrder) for penalty in vae.penalties):
+    if not isinstance(vae, VAE) or not vae.takes_penalties or any(isinstance(penalty, AttributeOrder) for penalty in vae.penalties):
         raise ConfigError(f"model.vae.type: {config.vae.type} can't be regularised, name a VAE that is not regularised already, such as beta_vae")
     vae.section_name, vae.attribute_dimensions = "model.vae", dict(config.attributes)
     vae.penalties.extend([*([Capacity(config.capacity)] if config.capacity else []), AttributeOrder(config, spec, vae.latent_dim)])

@@ -123,6 +123,8 @@ class Latents(NamedTuple):
 class VAE(LatentVariableModel):
     "A variational autoencoder that completes any subset of a design."
 
+    takes_penalties = True  # whether what is added to the loss finds one draw of the latents for each design
+
     def __init__(
         self,
         spec: DesignSpec,
@@ -260,6 +262,10 @@ class VAE(LatentVariableModel):
         "Give q(z | x_O, c)."
         return self.encoder(x.to(self.weights.dtype), observed, cond, keep)
 
+    def outputs(self, z: Tensor, cond: Tensor | None = None, keep: Tensor | None = None, size=None) -> Tensor:  # as for the decoder → (B, planes, H, W)
+        "Give the outputs that a user's pictures are made of."
+        return self.decoder(z, cond, keep, size)
+
     def at_once(self, size: tuple[int, int]) -> int:  # (H, W) → at least 1
         "Count how many pictures of that size go through a network together."
         return max(1, PIXELS_AT_ONCE // (size[0] * size[1]))
@@ -285,7 +291,7 @@ class VAE(LatentVariableModel):
         size, cond = self.decoded_size(size), check_conditions(cond, len(z), self.spec, z.device)
         count = self.at_once(size)
         parts = zip(z.split(count), repeat(None) if cond is None else cond.split(count))
-        return torch.cat([self.likelihood.mean(self.decoder(part, c, None, size)) for part, c in parts])
+        return torch.cat([self.likelihood.mean(self.outputs(part, c, None, size)) for part, c in parts])
 
     @in_eval_mode
     def sample(self, n, cond=None, size=None, generator=None) -> Tensor:  # (n, planes, H, W)
@@ -317,7 +323,7 @@ class VAE(LatentVariableModel):
         x, observed = (spec.planes, *size), (spec.n_components, *size)
         blank = self.weights.new_zeros(1, *x)
 
-        def pictures(z, cond, keep): return self.likelihood.mean(self.decoder(z, cond, keep, size))
+        def pictures(z, cond, keep): return self.likelihood.mean(self.outputs(z, cond, keep, size))
 
         def encode(x, observed, cond=None, keep=None): return self.posterior_tensors(self.posterior(x, observed))
 
