@@ -35,10 +35,10 @@ from epuredgm.core.runs import environment  # noqa: E402
 
 
 def kills(tiny: bool) -> list[Result]:
-    "`kill -9` at random moments, then resume: as many trials as asked, each has to end with the weights of the uninterrupted run."
+    "`kill -9` at random moments, then resume: as many trials as asked, of one player and of two; each has to end with the weights of the uninterrupted run."
     trials = 1 if tiny else 20
     start = time.time()
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "tests/test_resume.py::test_killed_at_random_moments"]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "tests/test_resume.py", "-k", "killed_at_random_moments"]
     result = subprocess.run(command, env=os.environ | {"EPUREDGM_KILLS": str(trials)}, capture_output=True, text=True, cwd=HERE.parent)
     passed = re.search(r"(\d+) passed", result.stdout)
     tail = result.stdout.splitlines()[-1] if result.stdout else result.stderr[-300:]
