@@ -508,7 +508,7 @@ def render_command(
 def demo_command(
     config_file: ConfigOption = None,       # the one that ships as demo otherwise
     overrides: Override = [],               # each "a.b=value"
-    n: Annotated[int, typer.Option(min=8, help="Designs looked at in the evaluation, at most.")] = 600,  # how many
+    n: Annotated[int, typer.Option(min=8, help="Designs looked at in the evaluation, at most.")] = 300,  # how many
 ) -> None:
     "Train a small model on toy épures, and show what it can do."
     from epuredgm.core.config import load_config
