@@ -66,7 +66,6 @@ class TokenDecoder(nn.Module):
         width = trunk_channels(nf, nf_max, levels)[-1]
         self.vectors, self.shift = nn.Conv2d(dim, width, 1), nn.Linear(cond_features, width) if cond_features else None
         self.trunk = TrunkUp(planes, nf, nf_max, levels, stem)
-        nn.init.constant_(self.trunk.conv_out.bias, -2.0)
 
     def forward(
         self,
@@ -236,12 +235,15 @@ class VQVAE(GenerativeModel):
                 "give a larger model.dead_below, a lower training.lr, or model.fsq_levels, which have no codes to lose")
 
     def fit_statistics(self, designs) -> None:
-        "Check that there are as many tokens as codes."
+        "Check that there are as many tokens as codes, and let decoders begin with the ink that the planes have: one that first has to lose its ink loses all of a small component's, and finds it no more."
         tokens = int(self.counted(designs.available).sum())
         if tokens < self.codebook.size:
             key = "model.fsq_levels" if self.config.fsq_levels else "model.codebook_size"
             raise ConfigError(f"{key}: expected at most as many codes as the {tokens} tokens of the {len(designs.available)} training designs, got {self.codebook.size}; "
                               "give fewer codes, or a finer grid by fewer model.stages")
+        ink = designs.batch(slice(0, 1000)).x.mean((0, 2, 3)).clamp(1e-3, 1 - 1e-3)
+        for decoder, part in zip(self.decoders, ink.split(len(ink) // self.grids)):
+            with torch.no_grad(): decoder.trunk.conv_out.bias.copy_(torch.logit(part).repeat_interleave(len(decoder.trunk.conv_out.bias) // len(part)))
 
     # ---- use
     def known(self, observed: Tensor) -> Tensor:  # (B, C) or (B, C, H, W) bool → (B, T) bool
