@@ -93,9 +93,10 @@ def main() -> int:
             if name in asked.only and name not in asked.skip:
                 print(f"{name} …", file=sys.stderr, flush=True)
                 results[name] = benchmark()
+                print(table({name: results[name]}), file=sys.stderr, flush=True)
+                found = {name: [asdict(result) for result in rows] for name, rows in results.items()}
+                asked.output.write_text(json.dumps({"tiny": asked.tiny, "machine": machine(), "benchmarks": found}, indent=1) + "\n")
     print(table(results))
-    found = {name: [asdict(result) for result in rows] for name, rows in results.items()}
-    asked.output.write_text(json.dumps({"tiny": asked.tiny, "machine": machine(), "benchmarks": found}, indent=1) + "\n")
     missed = [row for rows in results.values() for row in rows if row.reached is False]
     return 1 if missed and not asked.tiny else 0
 
