@@ -139,7 +139,8 @@ def step_overhead(tiny: bool, folder: Path) -> list[Result]:
 
 def precision(tiny: bool, folder: Path) -> list[Result]:
     "Designs a second by precision and memory layout, and what `auto` chose."
-    rounds, batch_size = (1, 8) if tiny else (8, 128)
+    emulated = resolve_precision("auto", torch.device("cpu")) == "float32"  # then a step with bf16 takes a minute
+    rounds, batch_size = (1, 8) if tiny else (1 if emulated else 8, 128)
     splits, works, trainings = random_splits(4 * batch_size), {}, {}
     for number in ("float32", "bf16"):
         for layout in (True, False):

@@ -1,4 +1,4 @@
-"""The explorers in JupyterLab, in a real browser: the map is clicked, sliders are moved, and a picture of the page is kept in build/browser.
+"""The explorers in JupyterLab, and pages of the site, in a real browser; pictures of both are kept in build/browser.
 
 A machine without Chromium, Playwright or ipympl leaves this test out and says why; `make browser` installs what is missing first.
 """
@@ -204,3 +204,23 @@ def test_explorers_take_trained_runs(playwright, tmp_path):
         page.wait_for_function("before => [...document.querySelectorAll('.jp-OutputArea img.widget-image')][2].src !== before", arg=page.locator(".jp-OutputArea img.widget-image").nth(2).get_attribute("src"))
         assert all(before != after for before, after in zip(shown[:3], pictures(page)))
         assert page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
+
+
+SITE = ROOT / "_docs"
+PAGES = ["index.html", "guides/first_run.html", "models/beta_vae.html", "reference/configuration.html", "train/run.html"]
+
+
+@pytest.mark.skipif(not SITE.is_dir(), reason="the site is not built: `make docs` builds it")
+@pytest.mark.parametrize("name", PAGES)
+def test_a_built_page_shows_all_of_itself_on_a_phone(playwright, name):
+    path = SITE / name if (SITE / name).exists() else next(SITE.glob(name.replace("/", "/*")))
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
+    try:
+        page = browser.new_page(viewport={"width": 390, "height": 844})
+        page.goto(path.as_uri(), wait_until="load")
+        page.screenshot(path=PICTURES / f"page-{path.stem}.png")
+        assert page.locator("h1").first.inner_text().strip()
+        assert page.locator("img").evaluate_all("all => all.filter(one => one.loading !== 'lazy' && !one.naturalWidth).map(one => one.src)") == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390 + 1, "wider than a phone"
+    finally: browser.close()
