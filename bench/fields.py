@@ -21,7 +21,7 @@ WIDE = SMALL | dict(nf=64, nf_max_e=128, nf_max_d=128)  # the default number of 
 
 
 def plain_loss(model: GMRFMVAE, batch: Batch, random: torch.Generator) -> torch.Tensor:
-    "The specification's loss as one would write it down: a loop over encoders, its listing, a loop over decoders, one component kept at random."
+    "The loss as one would write it down: a loop over encoders, a plain covariance, a loop over decoders, one component kept at random."
     observed = F.one_hot(torch.randint(BLOCKS, (len(batch),), generator=random), BLOCKS).bool()
     shown = batch.x * observed[:, :, None, None]
     means, variances, recon = [], [], 0.0
