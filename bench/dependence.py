@@ -1,4 +1,4 @@
-"""What the joint Gaussian costs in a training step: each parametrisation against the listing of the specification, and what a step asks of the device."""
+"""What the joint Gaussian costs in a training step: each parametrisation against a plain implementation, and what a step asks of the device."""
 from collections import Counter
 
 import torch
@@ -30,7 +30,7 @@ def ours(kind: str, q: list[torch.Tensor], p: list[torch.Tensor]) -> torch.Tenso
 
 
 def listed_covariance(variance: torch.Tensor, numbers: torch.Tensor, epsilon: float = 0.9) -> torch.Tensor:
-    "The specification's `assemble_covariance_matrix`, from its diagonal matrices."
+    "Assemble the covariance from diagonal matrices, plainly."
     d = D // BLOCKS
     blocks = [torch.diag_embed(part) for part in variance.split(d, 1)]
     v = torch.cat([torch.diagonal(block, dim1=1, dim2=2) for block in blocks], 1)
@@ -47,7 +47,7 @@ def listed_covariance(variance: torch.Tensor, numbers: torch.Tensor, epsilon: fl
 
 
 def listed_draw(q: list[torch.Tensor], p: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    "The specification's step: assemble, `MultivariateNormal.rsample`, and the divergence by inverse and slogdet."
+    "A plain step: assemble, `MultivariateNormal.rsample`, and the divergence by inverse and slogdet."
     (m, v, numbers), (mp, vp, prior_numbers) = q, p
     S, Sp = listed_covariance(v, numbers), listed_covariance(vp, prior_numbers)
     z = torch.distributions.MultivariateNormal(m, S).rsample()

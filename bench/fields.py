@@ -21,7 +21,7 @@ WIDE = SMALL | dict(nf=64, nf_max_e=128, nf_max_d=128)  # the default number of 
 
 
 def plain_loss(model: GMRFMVAE, batch: Batch, random: torch.Generator) -> torch.Tensor:
-    "The specification's loss as one would write it down: a loop over encoders, its listing, a loop over decoders, one component kept at random."
+    "The loss as one would write it down: a loop over encoders, a plain covariance, a loop over decoders, one component kept at random."
     observed = F.one_hot(torch.randint(BLOCKS, (len(batch),), generator=random), BLOCKS).bool()
     shown = batch.x * observed[:, :, None, None]
     means, variances, recon = [], [], 0.0
@@ -46,7 +46,7 @@ def whole_step(tiny: bool) -> list[Result]:
 
 
 def one_width(size: dict, tiny: bool, rounds: int) -> list[Result]:
-    "Forward, backward and optimiser of 64 toy épures; the plain loop computes in float32, with the specification's covariance, and matches no subsets."
+    "Forward, backward and optimiser of 64 toy épures; the plain loop computes in float32, with a plain covariance, and matches no subsets."
     config = parse_config({"model": {"type": "gmrf_mvae", **size}, "data": {"type": "toy_epures", "n": 2 if tiny else 64, "n_val": 8}})
     splits = build_data(config.data)
     batch, random = splits.train.batch(slice(None)), generator("bench", "fields")

@@ -29,6 +29,7 @@ from opening import opening  # noqa: E402
 from pages import page_batches  # noqa: E402
 from painting import painting  # noqa: E402
 from timing import Result  # noqa: E402
+from tokens import nearest_code_search  # noqa: E402
 
 from epuredgm.core.runs import environment  # noqa: E402
 
@@ -60,7 +61,7 @@ def table(results: dict[str, list[Result]]) -> str:
 def main() -> int:
     "Measure, print, write; exit status 1 where a target is missed."
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = ["step", "pythae", "multivae", "opening", "precision", "curves", "gaussians", "fields", "attributes", "head", "painting", "pages", "map", "kills"]
+    names = ["step", "pythae", "multivae", "opening", "precision", "curves", "gaussians", "fields", "attributes", "head", "painting", "pages", "map", "tokens", "kills"]
     parser.add_argument("--tiny", action="store_true", help="sizes that only show that the benchmarks run")
     parser.add_argument("--only", nargs="+", choices=names, default=names, help="which ones")
     parser.add_argument("--skip", nargs="+", choices=names, default=[], help="which ones not")
@@ -83,6 +84,7 @@ def main() -> int:
             "painting": lambda: painting(asked.tiny, folder / "painting", asked.pages),
             "pages": lambda: page_batches(asked.tiny),
             "map": lambda: latent_maps(asked.tiny),
+            "tokens": lambda: nearest_code_search(asked.tiny),
             "attributes": lambda: attribute_loss(asked.tiny),
             "head": lambda: head_epochs(asked.tiny, folder / "head"),
             "kills": lambda: kills(asked.tiny),

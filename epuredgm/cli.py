@@ -361,7 +361,7 @@ def regression_changes(
     given: dict,    # option → value, None = not given
     config,         # a Config, before the changes
 ) -> list[str]:     # "training.lr=1e-3" and the like
-    "Translate the options of the document into changes of the configuration's own keys."
+    "Translate the options of the command into changes of the configuration's own keys."
     keys = {"batch_size": ("training.batch_size",), "lr": ("training.lr",), "max_epochs": ("training.epochs",), "num_workers": ("data.designs.num_workers",),
             "cache_rate": ("data.designs.cache_rate",), "subset_size": ("data.designs.subset_size",), "seed": ("training.seed", "data.designs.seed")}
     own = type(config.data.designs).model_fields

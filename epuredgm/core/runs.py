@@ -385,7 +385,7 @@ WRITTEN = ("checkpoints", "pictures", "samples", "tensorboard", "wandb", "eval",
 def clear(
     path: Path,  # of a run
 ) -> None:
-    "Removes what the product wrote into the run before, and nothing else."
+    "Removes what the package wrote into the run before, and nothing else."
     for name in WRITTEN: remove(path / name)
 
 

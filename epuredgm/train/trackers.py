@@ -173,7 +173,7 @@ class TensorBoardTracker(Tracker):
         folder, first = run.folder("tensorboard"), {STEP: step + 1, EPOCH: epochs_kept(run, step) + 1}
         self.writers = {against: self.module.SummaryWriter(folder/name, purge_step=first[against], flush_secs=10)
                         for against, name in ((STEP, "steps"), (EPOCH, "epochs"))}
-        self.of_epoch = {}  # name → its values in this epoch, for the specification's names
+        self.of_epoch = {}  # name → its values in this epoch, for the study's names
         if not step: self.writers[EPOCH].add_text("configuration", as_code(dump_config(config)), 0)
 
     def writer(self, name, step, epoch): return (self.writers[STEP], step) if axis(name) == STEP else (self.writers[EPOCH], round(epoch))
