@@ -122,7 +122,7 @@ def against_multivae(tiny: bool, folder: Path, installed: Path) -> list[Result]:
     "Losses, steps a second and operators of MM-VAE+ here and in MultiVae."
     install_multivae(installed)
     sys.path.append(str(installed))
-    rounds, batch_size, layers = (1, 4, TINY_LAYERS) if tiny else (12, 32, LAYERS)
+    rounds, batch_size, layers = (1, 4, TINY_LAYERS) if tiny else (7, 16, LAYERS)
     splits = random_splits(4 * batch_size)
     section = {"type": "mmvaeplus", "likelihood": "laplace", "likelihood_scale": SCALE, "cond_drop": 0.0, **layers}
     trainings = {}

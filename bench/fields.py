@@ -46,7 +46,7 @@ def whole_step(tiny: bool) -> list[Result]:
 
 
 def one_width(size: dict, tiny: bool, rounds: int) -> list[Result]:
-    "Forward, backward and optimiser of 64 toy épures; the plain loop computes in float32, with the specification's covariance, and matches no subsets."
+    "Forward, backward and optimiser of 64 toy épures; the plain loop computes in float32, with a plain covariance, and matches no subsets."
     config = parse_config({"model": {"type": "gmrf_mvae", **size}, "data": {"type": "toy_epures", "n": 2 if tiny else 64, "n_val": 8}})
     splits = build_data(config.data)
     batch, random = splits.train.batch(slice(None)), generator("bench", "fields")

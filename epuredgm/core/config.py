@@ -433,7 +433,7 @@ SENTENCES = {  # pydantic's kind of error → what to say; {…} from the error'
 def sentence_of(
     error: dict,  # one of pydantic's
 ) -> str:         # such as "should be greater than 0"
-    "Describe an error of pydantic in the product's words."
+    "Describe an error of pydantic in the package's words."
     context = {key: f"{value:g}" if isinstance(value, float) else value for key, value in error.get("ctx", {}).items()}
     if error["type"] in ("value_error", "assertion_error"): return str(context.get("error", error["msg"]))
     if error["type"] in SENTENCES: return SENTENCES[error["type"]].format(**context)
@@ -612,7 +612,7 @@ def load_config(
     path: str | Path,               # a YAML file, or JSON where it ends so, or the name of a configuration that ships, such as "demo"
     overrides: Sequence[str] = (),  # "training.lr=1e-3", parsed as YAML, applied before anything is checked
     run_dir: str | Path | None = None,  # of the run, in place of what the file says
-    **registries: Registry,         # `models` and `datasets`, where not the product's own
+    **registries: Registry,         # `models` and `datasets`, where not the package's own
 ) -> Config:
     "The configuration in a file; `run_dir` is runs/<name of the file> unless it is given, or the file says otherwise."
     path = find_configuration(path)

@@ -17,7 +17,7 @@ from ..blocks.conditions import draw_kept_conditions
 from ..blocks.diffusion import Schedule, alpha_bar_of
 from ..blocks.label_maps import MOST_LABELS, LabelMap
 from ..blocks.masks import mask_components, masked_input, pixel_mask
-from ..blocks.multinomial import StepImportance, categorical_kl, draw_labels, mix_uniform, one_hot, posterior, prior_kl
+from ..blocks.multinomial import StepImportance, categorical_kl, draw_labels, label_posterior, mix_uniform, one_hot, prior_kl
 from ..blocks.unet import UNet
 from ..core.registry import models
 from ..core.spec import DesignSpec
@@ -89,8 +89,8 @@ class MDM(StepwiseModel):
         x = one_hot(draw_labels(mix_uniform(x0, now), generator), self.config.labels)
         said = self.surroundings(x, t, self.evidence(shown, observed, batch.available), allowed, batch.cond, keep)
 
-        step = categorical_kl(posterior(x0, x, now, then), posterior(said, x, now, then))
-        start = categorical_kl(x0, posterior(said, x, now, torch.ones_like(now)))
+        step = categorical_kl(label_posterior(x0, x, now, then), label_posterior(said, x, now, then))
+        start = categorical_kl(x0, label_posterior(said, x, now, torch.ones_like(now)))
         lost = (self.label_map.paint(labels) - design).square().sum(1)
         valid = torch.ones_like(step) if batch.valid is None else batch.valid[:, 0]
         return {name: (value * valid).sum((1, 2)) for name, value in {"kl": step, "cross_entropy": start, "label_error": lost, "pixels": torch.ones_like(step)}.items()}
@@ -136,7 +136,7 @@ class MDM(StepwiseModel):
             for i in range(self.config.resampling_steps if resample and s > 0 else 1):
                 if i: x = drawn(mix_uniform(x, now / then))
                 said = self.surroundings(x, torch.full((len(x),), t, device=x.device), evidence, allowed, cond, guidance=self.config.guidance_scale)
-                x = drawn(posterior(said, x, now, then))
+                x = drawn(label_posterior(said, x, now, then))
         return self.label_map.paint(x.argmax(1))
 
     def notes(self) -> list[str]:
