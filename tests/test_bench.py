@@ -15,7 +15,7 @@ def test_benchmarks_run_and_write_what_they_found(tmp_path):
     assert result.returncode == 0, result.stderr[-4000:]
     written = json.loads(output.read_text())
     assert written["tiny"] and written["machine"]["processor"]["cores"] and written["machine"]["packages"]["torch"]
-    assert list(written["benchmarks"]) == ["step", "opening", "precision", "curves", "gaussians", "fields", "painting", "pages", "map", "attributes", "head"]
+    assert list(written["benchmarks"]) == ["step", "opening", "precision", "curves", "gaussians", "fields", "painting", "pages", "map", "tokens", "attributes", "head"]
     for rows in written["benchmarks"].values():
         assert rows and all(row["value"] is not None and row["what"] in result.stdout for row in rows)
 

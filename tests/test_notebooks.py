@@ -22,7 +22,7 @@ SMALLER = {
     "experiments/families.ipynb": {r'"data.n=256"': '"data.n=128", "model.stem=4"', r"designs = 32 ": "designs = 16 "},
     "experiments/gmrf_mvae.ipynb": FEW,
     "experiments/meta_vae.ipynb": FEW,
-    "experiments/polymnist.ipynb": {r'"data.n=600"': '"data.n=200"', r'"data.n_val=160"': '"data.n_val=48"', r'"training.epochs=6"': '"training.epochs=2"',
+    "experiments/polymnist.ipynb": {r'"data.n=600"': '"data.n=200"', r'"data.n_val=160"': '"data.n_val=48"',
                                     r"classifier_epochs = 6 ": "classifier_epochs = 2 ", r"designs = 160 ": "designs = 48 "},
     "experiments/regression_head.ipynb": {r"vae_overrides = \[\] ": 'vae_overrides = ["data.n=128", "model.stem=4"] ', r'"training.epochs=20"': '"training.epochs=5"'},
     "experiments/wgan_gp.ipynb": FEW,
