@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['SHARE', 'LONGEST', 'seconds_per_call', 'updates', 'seconds_per_epoch', 'processor_threads', 'fastest_threads',
-           'first_epoch', 'epochs_that_fit', 'with_epochs', 'plan_epochs']
+           'first_epoch', 'duration', 'epochs_that_fit', 'with_epochs', 'plan_epochs']
 
 # %% ../../nbs/train/10a_plan.ipynb #2ad2fc63
 import contextlib
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import count
@@ -109,16 +110,23 @@ def first_epoch(
     return min(stage.start, max(1, epochs // LONGEST))
 
 
+def duration(
+    stages: list[Stage],
+    speeds: list[float],  # seconds of an epoch, one per stage
+    epochs: int,          # of the whole training
+) -> float:  # in seconds
+    "Add up what the epochs of all stages take."
+    starts = [first_epoch(stage, epochs) for stage in stages] + [epochs]
+    return sum(speed * (stop - start) for speed, start, stop in zip(speeds, starts, starts[1:]))
+
+
 def epochs_that_fit(
     stages: list[Stage],
     speeds: list[float],  # seconds of an epoch, one per stage
     seconds: float,       # that there are
 ) -> int:  # at least one for each stage
     "Find the largest number of epochs that takes no longer."
-    def duration(epochs: int) -> float:
-        starts = [first_epoch(stage, epochs) for stage in stages] + [epochs]
-        return sum(speed * (stop - start) for speed, start, stop in zip(speeds, starts, starts[1:]))
-    return next(epochs for epochs in count(len(stages)) if duration(epochs + 1) > seconds)
+    return next(epochs for epochs in count(len(stages)) if duration(stages, speeds, epochs + 1) > seconds)
 
 
 def with_epochs(
@@ -152,4 +160,6 @@ def plan_epochs(
     spent = state.distributed.max(round(1e3 * (clock() - start))) / 1e3
     epochs = epochs_that_fit(stages, speeds, SHARE * 60 * minutes - spent)
     if state.distributed.main: tell(f"{epochs} epochs planned for {minutes:g} minutes: one takes {' and '.join(f'{speed:.3g}' for speed in speeds)} s here" + (f", with {threads} of {torch.get_num_threads()} threads" if threads else ""))
+    needed = duration(stages, speeds, epochs) / 60
+    if needed > minutes: warnings.warn(f"training.max_minutes: expected at least {needed:.3g} on this machine, since a stage takes an epoch at least, got {minutes:g}; the training takes as long, unless there are fewer designs or a smaller model", stacklevel=3)
     return with_epochs(config, epochs, threads)

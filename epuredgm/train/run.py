@@ -148,7 +148,8 @@ class Run:
     @property
     def samplers(self) -> tuple[str, ...]:
         "The samplers of the model, and flow where one was fitted to its latents."
-        return (*self.model.samplers, *["flow"] * (isinstance(self.model, LatentVariableModel) and RunFolder(Path(self.path) / "flow").steps != []))
+        fitted = isinstance(self.model, LatentVariableModel) and RunFolder(Path(self.path) / "flow").steps
+        return (*self.model.samplers, "flow") if fitted else self.model.samplers
 
     @cached_property
     def flow(self) -> GenerativeModel:
@@ -156,7 +157,7 @@ class Run:
         folder = Path(self.path) / "flow"
         if "flow" not in self.samplers: raise EpureError(f"sampler: expected {' or '.join(self.samplers)}, since no flow was fitted to the latents of {self.path}; fit one with epuredgm prior {self.path}")
         prior = load_run(folder, device=self.device)
-        if prior.spec.components[0] != latents_name(self._latent_model()): raise EpureError(f"sampler: {folder} was fitted to latents of other weights than these; fit it again with epuredgm prior {self.path} --overwrite")
+        if prior.spec.components[0] != latents_name(self._latent_model()): raise EpureError(f"sampler: {folder} was fitted to latents of other weights than these; use the run's best checkpoint, to which flows are fitted, or fit it again with epuredgm prior {self.path} --overwrite")
         return prior.model
 
     def with_mixture(self) -> "Run":
